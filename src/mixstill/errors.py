@@ -1,0 +1,33 @@
+"""The two ways in which a command ends badly, and the words for a value that is not among the valid ones."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """A user's mistake, told in one line that names the field and the value. The command line exits with 2."""
+
+
+class RunError(Exception):
+    """A run that failed through no mistake of its config (non-finite loss, disk full). Exits with 1."""
+
+
+def unknown(field: str, value: object, choices: Iterable[str]) -> UserError:
+    """The error for `value` in `field` when only `choices` are valid: names the nearest, or all of a short list."""
+    options = sorted(choices)
+    nearest = difflib.get_close_matches(str(value), options, n=1, cutoff=0.6)
+    if nearest:
+        hint = f"did you mean {nearest[0]!r}?"
+    elif len(options) <= 12:
+        hint = f"choose from {', '.join(options)}"
+    else:
+        hint = f"there are {len(options)} choices, such as {', '.join(options[:3])}"
+    return UserError(f"{field}: unknown value {value!r}; {hint}")
+
+
+def one_line(error: BaseException, limit: int = 300) -> str:
+    """The message of `error` without line breaks, shortened to `limit` characters."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -1,0 +1,92 @@
+"""Counter-based randomness: every draw is a function of (seed, domain, epoch, id, draw number), never of hidden state.
+
+Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011) evaluated in int64 tensor
+arithmetic, so that CPU and CUDA give the same bits. One Philox block yields four 32-bit words; draw d of an id is word
+d % 4 of block d // 4. A 32-bit word is kept in an int64; products wrap modulo 2**64, which keeps all 64 bits.
+
+Shapes: B ids, D draws.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+import torch
+from torch import Tensor
+
+_WORD = 0xFFFFFFFF
+_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
+_WEYL = (0x9E3779B9, 0xBB67AE85)
+_ROUNDS = 10
+
+
+class Domain(IntEnum):
+    """What a draw is for: two domains never share a counter, so adding draws to one leaves the other as it was."""
+
+    ORDER = 0
+    VIEW = 1
+    MIX = 2
+    MARGINAL = 3
+    MODEL = 4
+    SPLIT = 5
+    SUBSET = 6
+    REGULARISER = 7
+
+
+def philox(counter: Tensor, key: tuple[int, int]) -> Tensor:
+    """Philox4x32-10 of each counter: int64 [..., 4] of 32-bit words -> int64 [..., 4] of 32-bit words."""
+    c0, c1, c2, c3 = counter.unbind(-1)
+    k0, k1 = key
+    for _ in range(_ROUNDS):
+        p0, p1 = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]
+        c0, c1, c2, c3 = ((p1 >> 32) & _WORD) ^ c1 ^ k0, p1 & _WORD, ((p0 >> 32) & _WORD) ^ c3 ^ k1, p0 & _WORD
+        k0, k1 = (k0 + _WEYL[0]) & _WORD, (k1 + _WEYL[1]) & _WORD
+    return torch.stack([c0, c1, c2, c3], dim=-1)
+
+
+def bits(seed: int, domain: Domain, epoch: int, ids: Tensor, draws: int) -> Tensor:
+    """`draws` random 32-bit words for each id: int64 [B] -> int64 [B, D] in [0, 2**32), on the device of `ids`.
+
+    `seed` is any integer in [0, 2**64); `epoch` and the ids lie in [0, 2**32).
+    """
+    blocks = -(-draws // 4)
+    block = torch.arange(blocks, device=ids.device)
+    counter = torch.stack(
+        torch.broadcast_tensors(
+            ids.unsqueeze(-1),
+            torch.full((), epoch, device=ids.device),
+            block,
+            torch.full((), int(domain), device=ids.device),
+        ),
+        dim=-1,
+    )
+    words = philox(counter, (seed & _WORD, (seed >> 32) & _WORD))
+    return words.flatten(-2)[..., :draws]
+
+
+def uniform(seed: int, domain: Domain, epoch: int, ids: Tensor, draws: int) -> Tensor:
+    """Uniform draws in [0, 1) with 24 bits, exact in float32: int64 [B] -> float32 [B, D]."""
+    return (bits(seed, domain, epoch, ids, draws) >> 8).to(torch.float32) * 2.0**-24
+
+
+def integers(words: Tensor, high: int) -> Tensor:
+    """32-bit words -> integers in [0, high), each with probability 1/high to within 2**-32. `high` <= 2**31."""
+    return (words * high) >> 32
+
+
+def scalars(seed: int, domain: Domain, epoch: int, step: int, draws: int) -> list[float]:
+    """Uniform draws in the open interval (0, 1) with 32 bits, as Python floats: for what a whole batch shares."""
+    words = bits(seed, domain, epoch, torch.tensor([step]), draws)[0]
+    return [(word + 0.5) * 2.0**-32 for word in words.tolist()]
+
+
+def permutation(seed: int, domain: Domain, epoch: int, n: int, device: torch.device | str = "cpu") -> Tensor:
+    """A permutation of range(n), int64 [n]: the order of a stable sort by one 62-bit random key per index."""
+    words = bits(seed, domain, epoch, torch.arange(n, device=device), 2)
+    return torch.sort((words[:, 0] << 30) | (words[:, 1] >> 2), stable=True).indices
+
+
+def seed_torch(seed: int, epoch: int, step: int) -> None:
+    """Seed torch's own generators (dropout, drop path) from (seed, epoch, step), so that they hold no history."""
+    high, low = bits(seed, Domain.MODEL, epoch, torch.tensor([step]), 2)[0].tolist()
+    torch.manual_seed((high << 31 | low >> 1) & 0x7FFFFFFFFFFFFFFF)
