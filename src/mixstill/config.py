@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import jsonargparse
 import yaml
@@ -27,8 +27,8 @@ T = TypeVar("T")
 def option(default: T, text: str) -> T:
     """A dataclass field with its default and its help text."""
     if isinstance(default, dict):
-        return cast(T, field(default_factory=lambda: dict(default), metadata={"help": text}))
-    return cast(T, field(default=default, metadata={"help": text}))
+        return field(default_factory=lambda: dict(default), metadata={"help": text})  # type: ignore[return-value]
+    return field(default=default, metadata={"help": text})
 
 
 def _require(valid: bool, name: str, value: object, rule: str) -> None:
@@ -220,19 +220,32 @@ class Field:
     """One leaf of the config: its dotted name, type, default and help."""
 
     name: str
-    type: str
+    type: Any
     default: Any
     help: str
 
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """The valid words, where the field takes one of a few."""
+        return get_args(self.type) if get_origin(self.type) is Literal else ()
 
-def fields() -> Iterator[Field]:
-    """Every leaf of `Config`, in order."""
-    for section in dataclasses.fields(Config):
-        for leaf in dataclasses.fields(cast(Any, section.default_factory)):
-            default = leaf.default
-            if default is dataclasses.MISSING:
-                default = cast(Any, leaf.default_factory)()
-            yield Field(f"{section.name}.{leaf.name}", str(leaf.type), default, leaf.metadata["help"])
+    @property
+    def optional(self) -> bool:
+        """Whether the field may be null."""
+        return type(None) in get_args(self.type)
+
+
+@cache
+def fields() -> dict[str, Field]:
+    """Every leaf of `Config` by its dotted name, in order."""
+    leaves = {}
+    for section, kind in get_type_hints(Config).items():
+        types = get_type_hints(kind)
+        for leaf in dataclasses.fields(kind):
+            default = {} if leaf.default is dataclasses.MISSING else leaf.default
+            name = f"{section}.{leaf.name}"
+            leaves[name] = Field(name, types[leaf.name], default, leaf.metadata["help"])
+    return leaves
 
 
 @cache
@@ -247,22 +260,13 @@ def from_dict(raw: Mapping[str, Any]) -> Config:
 
     Raises `UserError` for an unknown field (with the nearest one), a wrong type or a value out of range.
     """
-    known = {leaf.name for leaf in fields()}
-    sections = {name.partition(".")[0] for name in known}
+    merged: RawConfig = {}
     for section, values in raw.items():
-        if section not in sections:
-            raise unknown("config", section, sections | known)
+        if section not in get_type_hints(Config):
+            raise unknown("config", section, {*get_type_hints(Config), *fields()})
         if not isinstance(values, Mapping):
             raise UserError(f"{section}: expected a mapping of fields, got {values!r}")
-        for name in values:
-            if f"{section}.{name}" not in known:
-                raise unknown("config", f"{section}.{name}", known)
-    merged = merge({}, raw)
-    teachers = merged.get("distill", {}).get("teachers")
-    if isinstance(teachers, str):
-        merged["distill"]["teachers"] = shlex.split(teachers)
-    elif teachers is not None and not isinstance(teachers, list | tuple):
-        raise UserError(f"distill.teachers: expected text or a list of texts, got {teachers!r}")
+        merged[section] = {name: _checked(f"{section}.{name}", value) for name, value in values.items()}
     try:
         namespace = _parser().parse_object(merged)
     except (jsonargparse.ArgumentError, TypeError) as error:
@@ -270,11 +274,27 @@ def from_dict(raw: Mapping[str, Any]) -> Config:
     return Config(**vars(_parser().instantiate(namespace)))
 
 
+def _checked(name: str, value: Any) -> Any:
+    """The value of one field as the parser wants it, after the checks that the parser words badly or leaves out."""
+    if name not in fields():
+        raise unknown("config", name, fields())
+    leaf = fields()[name]
+    if leaf.choices and value not in leaf.choices:
+        raise unknown(name, value, leaf.choices)
+    if value is None and not leaf.optional:
+        raise UserError(f"{name}: a value is needed, got null")
+    if name == "distill.teachers":
+        value = shlex.split(value) if isinstance(value, str) else value
+        if not isinstance(value, list | tuple):
+            raise UserError(f"{name}: expected text or a list of texts, got {value!r}")
+    return value
+
+
 def _explain(message: str) -> str:
     """jsonargparse's message with its parser's words taken out."""
-    for old, new in (('Parser key "', ""), ('": ', ": "), ("<class '", ""), ("'>", ""), ("typing.Literal", "one of ")):
+    for old, new in (('Parser key "', ""), ('": ', ": "), ("<class '", ""), ("'>", ""), ("Expected a ", "expected ")):
         message = message.replace(old, new)
-    return message
+    return message.replace(". Got value: ", ", got ")
 
 
 def to_dict(config: Config) -> RawConfig:
@@ -301,11 +321,11 @@ def differences(old: Config, new: Config) -> list[str]:
     """`field: old -> new` for each leaf that differs and that a resumed run may not change."""
     before, after = to_dict(old), to_dict(new)
     lines = []
-    for leaf in fields():
-        section, name = leaf.name.split(".")
+    for dotted in fields():
+        section, name = dotted.split(".")
         was, now = before[section][name], after[section][name]
-        if was != now and leaf.name not in FREE_ON_RESUME:
-            lines.append(f"{leaf.name}: {was!r} -> {now!r}")
+        if was != now and dotted not in FREE_ON_RESUME:
+            lines.append(f"{dotted}: {was!r} -> {now!r}")
     return lines
 
 

@@ -14,6 +14,14 @@ class RunError(Exception):
     """A run that failed through no mistake of its config (non-finite loss, disk full). Exits with 1."""
 
 
+class InterruptedRun(Exception):  # noqa: N818
+    """A run that a signal ended, after its checkpoint was written. Exits with 128 + `signal`."""
+
+    def __init__(self, signal: int, message: str) -> None:
+        super().__init__(message)
+        self.signal = signal
+
+
 def unknown(field: str, value: object, choices: Iterable[str]) -> UserError:
     """The error for `value` in `field` when only `choices` are valid: names the nearest, or all of a short list."""
     options = sorted(choices)

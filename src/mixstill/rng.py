@@ -50,16 +50,11 @@ def bits(seed: int, domain: Domain, epoch: int, ids: Tensor, draws: int) -> Tens
     `seed` is any integer in [0, 2**64); `epoch` and the ids lie in [0, 2**32).
     """
     blocks = -(-draws // 4)
-    block = torch.arange(blocks, device=ids.device)
-    counter = torch.stack(
-        torch.broadcast_tensors(
-            ids.unsqueeze(-1),
-            torch.full((), epoch, device=ids.device),
-            block,
-            torch.full((), int(domain), device=ids.device),
-        ),
-        dim=-1,
-    )
+    counter = torch.empty((*ids.shape, blocks, 4), dtype=torch.int64, device=ids.device)
+    counter[..., 0] = ids.unsqueeze(-1)
+    counter[..., 1] = epoch
+    counter[..., 2] = torch.arange(blocks, device=ids.device)
+    counter[..., 3] = int(domain)
     words = philox(counter, (seed & _WORD, (seed >> 32) & _WORD))
     return words.flatten(-2)[..., :draws]
 

@@ -1,0 +1,18 @@
+"""The backbones that timm lacks, registered with timm by importing this package, and weights in and out of files."""
+
+from mixstill.models import cifar_resnet, zoo
+from mixstill.models.cifar_resnet import CifarResNet
+from mixstill.models.weights import Adapted, Weights, adapt, classes_in, load_into, read_weights, write_weights
+
+__all__ = [
+    "Adapted",
+    "CifarResNet",
+    "Weights",
+    "adapt",
+    "cifar_resnet",
+    "classes_in",
+    "load_into",
+    "read_weights",
+    "write_weights",
+    "zoo",
+]

@@ -1,0 +1,65 @@
+"""The command line: a table of commands. Exit codes: 0 done, 1 a failed run, 2 a user's mistake, 128 + a signal."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from mixstill.errors import InterruptedRun, RunError, UserError, one_line, unknown
+
+# Each is a module of `mixstill.commands` with `main(argv) -> None`; it is imported when it is called for.
+COMMANDS = {
+    "demo": "teach a small Mixer on bundled data, offline, and print what distillation gained",
+    "train": "train a recipe",
+    "eval": "top-1, top-5 and loss of a run, a weights file or a timm model",
+    "predict": "classify images",
+    "models": "backbones and students with their sizes",
+    "recipes": "the shipped recipes and their measured results",
+}
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run one command and return its exit code."""
+    if not argv or argv[0] in ("-h", "--help"):
+        print(_usage())
+        return 0 if argv else 2
+    if argv[0] == "--version":
+        from importlib.metadata import version
+
+        print(version("mixstill"))
+        return 0
+    try:
+        if argv[0] not in COMMANDS:
+            raise unknown("command", argv[0], COMMANDS)
+        import_module(f"mixstill.commands.{argv[0]}").main(list(argv[1:]))
+    except UserError as error:
+        return _say(error, 2)
+    except RunError as error:
+        return _say(error, 1)
+    except InterruptedRun as error:
+        return _say(error, 128 + error.signal)
+    except KeyboardInterrupt:
+        return _say(RunError("interrupted"), 130)
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 1
+    except OSError as error:
+        return _say(RunError(f"{error.filename or 'output'}: {error.strerror or error}"), 1)
+    return 0
+
+
+def _say(error: BaseException, code: int) -> int:
+    print(f"mixstill: {one_line(error, 1000)}", file=sys.stderr)
+    return code
+
+
+def _usage() -> str:
+    width = max(map(len, COMMANDS))
+    rows = "\n".join(f"  {name:<{width}}  {text}" for name, text in COMMANDS.items())
+    return f"usage: mixstill COMMAND ...\n\n{rows}\n\nmixstill COMMAND --help tells the options of a command."
+
+
+def run() -> None:
+    """The console script."""
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,65 @@
+"""`mixstill train [RECIPE] [--a.b value ...] [--output DIR] [--resume]`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from mixstill import recipes
+from mixstill.config import from_dict, merge, to_dict
+from mixstill.errors import UserError
+from mixstill.overrides import CommandLine, help_lines, parse
+
+DEFAULT_RECIPE = "digits"
+RUNS = Path("runs")
+
+USAGE = """usage: mixstill train [RECIPE] [--FIELD VALUE ...] [--output DIR] [--resume]
+
+RECIPE is a shipped recipe (see `mixstill recipes`) or a YAML file; without one, the digits are trained.
+Teachers that are recipes are taken from a finished run beside the output, or trained first.
+
+  --output DIR   the run directory [runs/RECIPE]
+  --resume       go on with the run in DIR, exactly where its checkpoint stands
+  --quiet        print nothing but the result
+  --json         print the summary as JSON
+
+Fields of the config:
+"""
+
+
+def main(argv: list[str]) -> None:
+    """Train, or go on with, one run."""
+    line = parse(argv, flags=("resume", "quiet", "json", "help"), values=("output",))
+    if line.options.get("help"):
+        print(USAGE + "\n".join(help_lines()))
+        return
+    if len(line.words) > 1:
+        raise UserError(f"train: takes one recipe, got {' '.join(line.words)}")
+    resume, quiet = "resume" in line.options, "quiet" in line.options
+    recipe = line.words[0] if line.words else None
+    path = _output(line, recipe, resume)
+
+    from mixstill.teaching import resolve_teachers
+    from mixstill.train.run import CONFIG_FILE, check_output, saved_config, train
+
+    found = (path / CONFIG_FILE).exists()
+    if resume and recipe is None:
+        config = from_dict(merge(to_dict(saved_config(path)), line.config))
+    else:
+        config = recipes.load(recipe or DEFAULT_RECIPE, line.config)
+        if not resume:
+            check_output(config, path, resume=False)
+        config = resolve_teachers(config, path, quiet=quiet)
+    summary = train(config, path, resume=resume and found, quiet=quiet)
+    if "json" in line.options:
+        print(json.dumps(summary))
+    else:
+        print(f"* Acc@1 {summary['top1']:.3f} Acc@5 {summary['top5']:.3f} loss {summary['loss']:.3f}  {path}")
+
+
+def _output(line: CommandLine, recipe: str | None, resume: bool) -> Path:
+    if "output" in line.options:
+        return Path(line.options["output"]).expanduser()
+    if resume and recipe is None:
+        raise UserError("resume: say which run by --output DIR")
+    return RUNS / Path(recipe or DEFAULT_RECIPE).stem

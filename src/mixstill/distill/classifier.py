@@ -1,0 +1,155 @@
+"""A classifier that is ready to use, from any SOURCE: run directory, weights file, timm name or hub id."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+import timm
+import torch
+from timm.data import ImageNetInfo
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from torch import nn
+
+from mixstill.config import Config, from_dict, to_dict
+from mixstill.distill.placement import Placement
+from mixstill.distill.student import Student
+from mixstill.errors import UserError, one_line, unknown
+from mixstill.models import Weights, adapt, load_into, read_weights, write_weights
+from mixstill.models.create import create_backbone, pixels
+from mixstill.models.weights import SUFFIXES
+
+WEIGHTS_FILE = "weights.safetensors"
+AVERAGE_FILE = "average.safetensors"
+_KEY = "mixstill"  # of the safetensors metadata
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a model must be told besides its weights; mean and std are of the images that it expects, in [0, 1]."""
+
+    num_classes: int
+    classes: tuple[str, ...] | None
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    input_size: int
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A model in eval mode, its facts, the name it goes by, and the config it was trained with where that is known."""
+
+    model: nn.Module
+    facts: Facts
+    name: str
+    config: Config | None = None
+
+
+def build_student(config: Config, num_classes: int) -> Student:
+    """The student of a config, its weights drawn from `train.seed`."""
+    torch.manual_seed(config.train.seed & 0x7FFFFFFFFFFFFFFF)
+    backbone = create_backbone(
+        config.model.name,
+        num_classes,
+        input_size=config.data.input_size,
+        pretrained=config.model.pretrained,
+        drop_path=config.model.drop_path,
+        kwargs=config.model.kwargs,
+    )
+    return Student(
+        backbone,
+        [Placement.parse(text) for text in config.distill.teachers],
+        tokens=config.distill.tokens,
+        steps=config.distill.steps,
+        propagate=config.distill.propagate,
+    )
+
+
+def save_student(path: Path, student: nn.Module, config: Config, facts: Facts) -> None:
+    """Write a student's weights with its config and facts in the file's metadata."""
+    about = {"config": to_dict(config), "facts": asdict(facts)}
+    write_weights(path, student.state_dict(), {_KEY: json.dumps(about)})
+
+
+def load_classifier(source: str, *, model: str | None = None, average: bool = False) -> Classifier:
+    """The classifier that `source` names, in eval mode on the CPU.
+
+    Args:
+        source: a run directory, a weights file, a timm name, or `hf-hub:` and `local-dir:` ids.
+        model: the timm name of the architecture of a weights file that does not tell it.
+        average: take a run's moving average of the weights.
+
+    Raises:
+        UserError: nothing of that name, a file that is damaged, foreign or refused, or weights that do not fit.
+    """
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return _from_file(_weights_of_run(path, average), model, path.resolve().name)
+    if path.exists() or path.suffix in SUFFIXES:
+        return _from_file(path, model, path.stem)
+    if source.partition(":")[0] in ("hf-hub", "local-dir"):
+        return _from_timm(source)
+    if not timm.is_model(source.partition(".")[0]):
+        if "/" in source:
+            raise UserError(f"source: {source!r}: there is no such run directory or weights file")
+        raise unknown("source", source, timm.list_models())
+    return _from_timm(source)
+
+
+def _weights_of_run(run: Path, average: bool) -> Path:
+    path = run / (AVERAGE_FILE if average else WEIGHTS_FILE)
+    if path.exists():
+        return path
+    if not (run / "config.yaml").exists():
+        raise UserError(f"source: {str(run)!r} is not a run directory: it holds no config.yaml")
+    missing = "keeps no moving average (train.ema_decay)" if average else "is not finished; train it on with --resume"
+    raise UserError(f"source: the run {str(run)!r} {missing}")
+
+
+def _from_file(path: Path, model: str | None, name: str) -> Classifier:
+    weights = read_weights(path)
+    if _KEY in weights.metadata:
+        return _from_student(path, weights, name)
+    adapted = adapt(model, weights.state, str(path))
+    kwargs = dict(adapted.kwargs)
+    backbone = create_backbone(adapted.name, kwargs.pop("num_classes"), kwargs=kwargs)
+    load_into(backbone, adapted.state, str(path))
+    facts = _facts_of_timm(backbone)
+    if adapted.normalisation is not None:
+        facts = replace(facts, mean=adapted.normalisation[0], std=adapted.normalisation[1])
+    return Classifier(backbone.eval(), facts, name)
+
+
+def _from_student(path: Path, weights: Weights, name: str) -> Classifier:
+    try:
+        about = json.loads(weights.metadata[_KEY])
+        config = from_dict(about["config"])
+        raw: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in about["facts"].items()}
+        facts = Facts(**raw)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: its metadata is damaged: {one_line(error)}") from error
+    plain = replace(config, model=replace(config.model, pretrained=False))
+    student = build_student(plain, facts.num_classes)
+    load_into(student, weights.state, str(path))
+    return Classifier(student.eval(), facts, name, config)
+
+
+def _from_timm(name: str) -> Classifier:
+    try:
+        backbone = timm.create_model(name, pretrained=True)
+    except Exception as error:  # the hub client raises errors of several libraries
+        raise UserError(f"source: the weights of {name!r} cannot be fetched: {one_line(error, 160)}") from error
+    return Classifier(backbone.eval(), _facts_of_timm(backbone), name)
+
+
+def _facts_of_timm(backbone: nn.Module) -> Facts:
+    cfg: dict[str, Any] = cast(Any, backbone).pretrained_cfg
+    num_classes = int(cast(Any, backbone).num_classes)
+    names = cfg.get("label_names")
+    if names is None and num_classes == 1000:
+        info = ImageNetInfo()
+        names = [info.index_to_description(index) for index in range(num_classes)]
+    mean, std = cfg.get("mean") or IMAGENET_DEFAULT_MEAN, cfg.get("std") or IMAGENET_DEFAULT_STD
+    return Facts(num_classes, None if names is None else tuple(names), tuple(mean), tuple(std), pixels(backbone))

@@ -1,0 +1,89 @@
+"""Teachers: classifiers that are frozen and in eval mode whatever anyone says, each fed as it was trained.
+
+Shapes: B batch, K classes, T teachers, M modules.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+from mixstill.data import denormalise, normalise, resize
+from mixstill.distill.classifier import Classifier, Facts, load_classifier
+from mixstill.distill.placement import Placement
+from mixstill.distill.student import StudentOutput
+from mixstill.errors import UserError
+
+
+class Teacher(nn.Module):
+    """One teacher. It takes the student's normalised images and puts them into its own normalisation and resolution.
+
+    Raises:
+        UserError: the teacher has another number of classes than the data.
+    """
+
+    def __init__(self, classifier: Classifier, student: Facts) -> None:
+        super().__init__()
+        own = classifier.facts
+        if own.num_classes != student.num_classes:
+            raise UserError(
+                f"distill.teachers: {classifier.name} has {own.num_classes} classes, "
+                f"but the data have {student.num_classes}"
+            )
+        self.model = classifier.model.eval().requires_grad_(False)
+        self.input_size = own.input_size
+        self.own, self.student = (own.mean, own.std), (student.mean, student.std)
+
+    def train(self, mode: bool = True) -> Self:
+        """A teacher is in eval mode, whatever `mode` says."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> Tensor:
+        """The student's normalised images [B,3,H,W] -> logits [B,K], without gradient."""
+        pixels = resize(denormalise(images, *self.student), self.input_size)
+        output: Tensor | StudentOutput = self.model(normalise(pixels, *self.own))
+        return output.predict("average") if isinstance(output, StudentOutput) else output
+
+
+class Teachers(nn.Module):
+    """The T teachers of a run, each loaded once however many modules it speaks to.
+
+    Args:
+        placements: one per module.
+        student: the facts of what the student sees.
+    """
+
+    def __init__(self, placements: Sequence[Placement], student: Facts) -> None:
+        super().__init__()
+        sources = list(dict.fromkeys(placement.teacher for placement in placements))
+        self.names = teacher_names(sources)
+        self.module_teacher = [sources.index(placement.teacher) for placement in placements]
+        self.module_names = [
+            f"{self.names[teacher]}@{placement.place}"
+            for teacher, placement in zip(self.module_teacher, placements, strict=True)
+        ]
+        self.members = nn.ModuleList(Teacher(load_teacher(source), student) for source in sources)
+
+    def forward(self, images: Tensor) -> Tensor | None:
+        """The student's normalised images [B,3,H,W] -> logits [T,B,K]; None where there are no teachers."""
+        if not len(self.members):
+            return None
+        return torch.stack([teacher(images) for teacher in self.members])
+
+
+def load_teacher(source: str) -> Classifier:
+    """A teacher's classifier: any SOURCE, or MODEL=FILE for a weights file that does not tell its architecture."""
+    named = re.fullmatch(r"([\w.]+)=(.+)", source)
+    return load_classifier(named[2], model=named[1]) if named else load_classifier(source)
+
+
+def teacher_names(sources: Sequence[str]) -> list[str]:
+    """A short name for each source, for logs: the last part of a path, or the whole where two would be alike."""
+    short = [Path(source.rpartition("=")[2]).stem for source in sources]
+    return [name if short.count(name) == 1 else source for name, source in zip(short, sources, strict=True)]

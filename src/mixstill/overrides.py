@@ -1,0 +1,161 @@
+"""The words of a command line, `--a.b value ...`, as a nested config."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, get_args
+
+import yaml
+
+from mixstill.config import Field, RawConfig, fields
+from mixstill.errors import UserError, unknown
+
+# The names that users know from timm and DeiT, where they mean the same.
+ALIASES = {
+    "model": "model.name",
+    "pretrained": "model.pretrained",
+    "drop-path": "model.drop_path",
+    "dataset": "data.dataset",
+    "data-set": "data.dataset",
+    "data-dir": "data.data_dir",
+    "data-path": "data.data_dir",
+    "dataset-download": "data.download",
+    "input-size": "data.input_size",
+    "img-size": "data.input_size",
+    "val-fraction": "data.val_fraction",
+    "hflip": "views.hflip",
+    "mixup": "views.mixup",
+    "cutmix": "views.cutmix",
+    "mixup-prob": "views.mixup_prob",
+    "mixup-switch-prob": "views.mixup_switch_prob",
+    "teachers": "distill.teachers",
+    "distillation-type": "distill.kind",
+    "distillation-alpha": "distill.alpha",
+    "distillation-tau": "distill.tau",
+    "opt": "optim.opt",
+    "opt-eps": "optim.opt_eps",
+    "opt-betas": "optim.opt_betas",
+    "lr": "optim.lr",
+    "weight-decay": "optim.weight_decay",
+    "momentum": "optim.momentum",
+    "clip-grad": "optim.clip_grad",
+    "warmup-epochs": "optim.warmup_epochs",
+    "warmup-lr": "optim.warmup_lr",
+    "min-lr": "optim.min_lr",
+    "epochs": "train.epochs",
+    "max-steps": "train.max_steps",
+    "batch-size": "train.batch_size",
+    "smoothing": "train.smoothing",
+    "model-ema-decay": "train.ema_decay",
+    "amp": "train.amp",
+    "seed": "train.seed",
+    "device": "train.device",
+    "log-interval": "train.log_interval",
+    "recovery-interval": "train.checkpoint_interval",
+}
+_SHORT = {"-b": "--batch-size"}
+_OPEN = "model.kwargs."  # below it any name goes: the backbone checks them
+
+
+@dataclass
+class CommandLine:
+    """A command's positional words, the options of its own, and the config fields that it overrides."""
+
+    words: list[str] = field(default_factory=list)
+    options: dict[str, Any] = field(default_factory=dict)
+    config: RawConfig = field(default_factory=dict)
+
+
+def parse(argv: Sequence[str], flags: Sequence[str] = (), values: Sequence[str] = ()) -> CommandLine:
+    """Read `argv`: positional words first, then options, of which `flags` take no value and `values` one.
+
+    Every other option is a field of the config by its dotted name or an alias. A boolean field without a value is
+    true; a field of several values takes all words up to the next option.
+
+    Raises:
+        UserError: an unknown option (with the nearest one), or one with too few or too many values.
+    """
+    result = CommandLine()
+    for name, given in _options(argv, result.words):
+        if name in flags:
+            _count(name, given, 0)
+            result.options[name] = True
+        elif name in values:
+            _count(name, given, 1)
+            result.options[name] = given[0]
+        else:
+            _override(result.config, name, given, [*flags, *values])
+    return result
+
+
+def _options(argv: Sequence[str], words: list[str]) -> list[tuple[str, list[str]]]:
+    """Each option without its dashes, and the words behind it; what stands before the first goes to `words`."""
+    options: list[tuple[str, list[str]]] = []
+    for word in argv:
+        word = _SHORT.get(word, word)
+        if word.startswith("--") and len(word) > 2:
+            name, equals, value = word[2:].partition("=")
+            options.append((name, [value] if equals else []))
+        elif options:
+            options[-1][1].append(word)
+        elif word.startswith("-") and len(word) > 1:
+            raise UserError(f"option: unknown option {word!r}; options begin with two dashes")
+        else:
+            words.append(word)
+    return options
+
+
+def _count(name: str, given: Sequence[str], wanted: int) -> None:
+    if len(given) != wanted:
+        shown = " ".join(given) or "none"
+        raise UserError(f"--{name}: takes {wanted or 'no'} value{'s' * (wanted != 1)}, got {shown}")
+
+
+def _override(config: RawConfig, name: str, given: list[str], own: Sequence[str]) -> None:
+    dotted = ALIASES.get(name.replace("_", "-"), name)
+    if dotted.startswith(_OPEN) and len(dotted) > len(_OPEN):
+        _count(name, given, 1)
+        section = config.setdefault("model", {}).setdefault("kwargs", {})
+        section[dotted.removeprefix(_OPEN)] = _typed(name, given[0])
+        return
+    head, dot, tail = dotted.partition(".")
+    dotted = f"{head}{dot}{tail.replace('-', '_')}"
+    if dotted not in fields():
+        choices = [*own, *ALIASES, *fields()]
+        raise UserError(str(unknown("option", f"--{name}", [f"--{choice}" for choice in choices])))
+    config.setdefault(head, {})[dotted.partition(".")[2]] = _value(fields()[dotted], name, given)
+
+
+def _value(leaf: Field, name: str, given: list[str]) -> Any:
+    if leaf.type is bool and not given:
+        return True
+    if isinstance(leaf.default, tuple):
+        if given in (["none"], ["null"]):
+            return []
+        return " ".join(given).replace(",", " ").split() if float in get_args(leaf.type) else " ".join(given)
+    _count(name, given, 1)
+    if isinstance(leaf.default, dict):
+        return _typed(name, given[0])
+    return None if leaf.optional and given[0] in ("none", "null") else given[0]
+
+
+def _typed(name: str, text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise UserError(f"--{name}: {text!r} cannot be read as a value") from None
+
+
+def help_lines() -> list[str]:
+    """One line per field of the config: its option, its alias, its default and what it does."""
+    aliases: dict[str, list[str]] = {}
+    for alias, name in ALIASES.items():
+        aliases.setdefault(name, []).append(f"--{alias}")
+    lines = []
+    for leaf in fields().values():
+        default = " ".join(map(str, leaf.default)) if isinstance(leaf.default, tuple) else leaf.default
+        choices = f" ({', '.join(leaf.choices)})" if leaf.choices else ""
+        names = ", ".join([f"--{leaf.name}", *aliases.get(leaf.name, [])])
+        lines.append(f"  {names}\n      {leaf.help}{choices} [{'none' if default in (None, '') else default}]")
+    return lines

@@ -1,0 +1,61 @@
+"""What a run says while it trains: a line of JSON for each window of steps and each evaluation, in metrics.jsonl."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mixstill.errors import RunError
+from mixstill.files import write_atomically
+
+
+class Journal:
+    """Appends to metrics.jsonl. A resumed run first drops the lines of steps that it will do again."""
+
+    def __init__(self, path: Path, step: int) -> None:
+        self.path = path
+        kept = [line for line in _lines(path) if line["step"] <= step] if step else []
+        write_atomically(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
+        self._window: list[tuple[int, dict[str, Tensor]]] = []
+
+    def add(self, step: int, terms: dict[str, Tensor]) -> None:
+        """Keep the terms of one step, on their device, until the window is closed."""
+        self._window.append((step, terms))
+
+    def close_window(self) -> dict[str, float]:
+        """The mean of each term over the steps since the last call, with one transfer from the device.
+
+        Raises `RunError` naming the first step and the term that is not finite.
+        """
+        window, self._window = self._window, []
+        named = [(step, name, term) for step, terms in window for name, term in terms.items()]
+        if not named:
+            return {}
+        values = torch.stack([term.detach().float() for _, _, term in named]).tolist()
+        means: dict[str, list[float]] = {}
+        for (step, name, _), value in zip(named, values, strict=True):
+            if not math.isfinite(value):
+                raise RunError(f"step {step}: the term {name!r} is {value}; the last checkpoint is from before it")
+            means.setdefault(name, []).append(value)
+        return {name: sum(values) / len(values) for name, values in means.items()}
+
+    def write(self, line: dict[str, Any]) -> None:
+        """Append one line."""
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of a metrics file; a last line that a killed run left half-written is dropped."""
+    lines = []
+    for text in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        try:
+            lines.append(json.loads(text))
+        except json.JSONDecodeError:
+            break
+    return lines

@@ -1,0 +1,76 @@
+"""The training loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from mixstill.errors import InterruptedRun
+from mixstill.train.batch import Batches
+from mixstill.train.evaluate import Score, main_head, plain
+from mixstill.train.journal import Journal
+from mixstill.train.optim import learning_rate
+from mixstill.train.progress import Display
+from mixstill.train.signals import StopSignal
+from mixstill.train.state import State
+from mixstill.train.step import Stepper
+
+
+def fit(
+    state: State,
+    batches: Batches,
+    stepper: Stepper,
+    score: Callable[[], dict[str, Score]],
+    metrics: Path,
+    checkpoint: Path,
+    display: Display,
+) -> None:
+    """Train `state` from its step to the last epoch or `train.max_steps`, and leave a checkpoint at the end.
+
+    A checkpoint is written only after the terms of all steps before it were found finite.
+    """
+    config, per_epoch = stepper.config, batches.per_epoch
+    options = config.train
+    last = min(batches.total, options.max_steps or batches.total)
+    journal = Journal(metrics, state.step)
+
+    def close_window(epoch: int, rate: float) -> None:
+        means = journal.close_window()
+        if means:
+            line = {"step": state.step, "epoch": epoch, "lr": rate, "images_per_second": round(display.rate(), 1)}
+            journal.write(line | means)
+            display.metrics(state.step, last, means)
+
+    state.student.train()
+    with StopSignal() as stop, display.running(state.step, last):
+        while state.step < last:
+            epoch, index = divmod(state.step, per_epoch)
+
+            # step
+            rate = learning_rate(config.optim, state.step, per_epoch, options.epochs)
+            images, targets = batches.get(epoch, index)
+            terms = stepper.step(state, images, targets, epoch=epoch, index=index, rate=rate)
+            done = index + 1 == per_epoch
+            if done:
+                terms |= stepper.regularise_epoch(state, batches, epoch)
+
+            # record
+            journal.add(state.step, terms)
+            display.advance(len(images))
+            if state.step % options.log_interval == 0 or state.step == last:
+                close_window(epoch, rate)
+
+            # evaluate; the run itself evaluates at its end
+            if done and (epoch + 1) % options.eval_interval == 0 and state.step < last:
+                close_window(epoch, rate)
+                scores = score()
+                journal.write({"step": state.step, "epoch": epoch, "eval": plain(scores)})
+                display.say(f"epoch {epoch + 1}/{options.epochs} {main_head(scores)}")
+
+            # checkpoint
+            due = options.checkpoint_interval is not None and state.step % options.checkpoint_interval == 0
+            if done or due or state.step == last or stop.number is not None:
+                close_window(epoch, rate)
+                state.save(checkpoint)
+            if stop.number is not None and state.step < last:
+                raise InterruptedRun(stop.number, f"stopped at step {state.step}; go on with --resume")

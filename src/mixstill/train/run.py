@@ -1,0 +1,196 @@
+"""A run is a directory: made from a config, trained, resumed, and closed with weights and a summary."""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from dataclasses import asdict
+from importlib import metadata
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from mixstill.config import Config, differences, from_dict, read_yaml, to_dict, write_yaml
+from mixstill.data import load_splits
+from mixstill.data.loading import SplitName
+from mixstill.distill.classifier import AVERAGE_FILE, WEIGHTS_FILE, Facts, build_student, save_student
+from mixstill.distill.objective import Objective
+from mixstill.distill.teachers import Teachers
+from mixstill.errors import UserError
+from mixstill.files import write_json
+from mixstill.models.create import create_backbone, pixels
+from mixstill.train.batch import Batches
+from mixstill.train.evaluate import Score, evaluate, main_head, plain
+from mixstill.train.loop import fit
+from mixstill.train.progress import Display
+from mixstill.train.state import State
+from mixstill.train.step import Stepper
+
+CONFIG_FILE = "config.yaml"
+SUMMARY_FILE = "summary.json"
+METRICS_FILE = "metrics.jsonl"
+CHECKPOINT = Path("checkpoints", "last.pt")
+
+
+def saved_config(path: Path) -> Config:
+    """The config of the run in `path`. Raises `UserError` if there is none."""
+    if not (path / CONFIG_FILE).exists():
+        raise UserError(f"resume: {str(path)!r} holds no run (no {CONFIG_FILE})")
+    return from_dict(read_yaml(path / CONFIG_FILE))
+
+
+def saved_summary(path: Path) -> dict[str, Any] | None:
+    """What the run in `path` came to; None where it has not ended."""
+    file = path / SUMMARY_FILE
+    return cast(dict[str, Any], json.loads(file.read_text(encoding="utf-8"))) if file.exists() else None
+
+
+def check_output(config: Config, path: Path, resume: bool) -> None:
+    """Raises `UserError` unless `config` may be trained in `path`: a new run in a free place, a resumed one as it was."""
+    if path.exists() and not path.is_dir():
+        raise UserError(f"output: {str(path)!r} is not a directory")
+    if not resume and (path / CONFIG_FILE).exists():
+        raise UserError(f"output: {str(path)!r} already holds a run; go on with --resume, or choose another --output")
+    if resume:
+        changed = differences(saved_config(path), config)
+        if changed:
+            raise UserError(f"resume: the config is not the one of {str(path)!r}: {'; '.join(changed)}")
+
+
+def train(config: Config, path: Path, *, resume: bool = False, quiet: bool = False) -> dict[str, Any]:
+    """Train the run of `config` in the directory `path` to its end, and return its summary.
+
+    Args:
+        config: the resolved config.
+        path: the run directory; it is made once all that the run needs was found.
+        resume: go on from the checkpoint of the run in `path`. A run that is complete only gives its summary.
+        quiet: print nothing.
+
+    Raises:
+        UserError: a directory that holds a run already, a config that is not the resumed run's, or a teacher, data
+            set or model that cannot be had or does not fit.
+        RunError: a loss that is not finite.
+        InterruptedRun: SIGINT or SIGTERM, after a checkpoint.
+    """
+    check_output(config, path, resume)
+    before = saved_summary(path) if resume else None
+    if before is not None and before["complete"]:
+        return before
+    device = pick_device(config.train.device)
+    display = Display(path.name, quiet=quiet)
+    began = time.monotonic()
+
+    # build
+    size = student_pixels(config)
+    measured: list[SplitName] = ["val", "test"] if config.data.val_fraction else ["test"]
+    splits = load_splits(config.data, ["train", *measured], device, size)
+    data = splits["train"]
+    facts = Facts(len(data.classes), data.classes, data.mean, data.std, size)
+    student = build_student(config, facts.num_classes).to(device)
+    teachers = Teachers(student.placements, facts).to(device)
+    objective = Objective(
+        config.distill, config.train.smoothing, teachers.module_names, teachers.module_teacher, teachers.names
+    )
+    state = State.start(config, student)
+    batches = Batches(data, config, size)
+
+    # begin, or resume
+    path.mkdir(parents=True, exist_ok=True)
+    write_yaml(config, path / CONFIG_FILE)
+    checkpoint = path / CHECKPOINT
+    if checkpoint.exists():
+        state.restore(checkpoint)
+        display.say(f"resumed at step {state.step} of {batches.total}")
+
+    def score(model: nn.Module, split: SplitName) -> dict[str, Score]:
+        return evaluate(
+            model,
+            splits[split],
+            mean=facts.mean,
+            std=facts.std,
+            input_size=size,
+            batch_size=config.train.eval_batch_size,
+            amp=config.train.amp,
+        )
+
+    # train
+    display.say(f"{len(data)} training images, {batches.per_epoch} steps per epoch, on {device}")
+    fit(
+        state,
+        batches,
+        Stepper(config, teachers, objective),
+        lambda: score(student, measured[0]),
+        path / METRICS_FILE,
+        checkpoint,
+        display,
+    )
+
+    # close
+    save_student(path / WEIGHTS_FILE, student, config, facts)
+    if state.average is not None:
+        save_student(path / AVERAGE_FILE, state.average.module, config, facts)
+    scores = {split: score(student, split) for split in measured}
+    summary = {
+        "complete": state.step == batches.total,
+        "step": state.step,
+        "steps": batches.total,
+        "epochs": config.train.epochs,
+        **asdict(main_head(scores["test"])),
+        "split": "test",
+        "heads": {split: plain(found) for split, found in scores.items()},
+        "average": None
+        if state.average is None
+        else {split: plain(score(state.average.module, split)) for split in measured},
+        "parameters": count_parameters(student),
+        "backbone_parameters": count_parameters(student.backbone),
+        "teachers": dict(zip(teachers.module_names, config.distill.teachers, strict=True)),
+        "seconds": round(time.monotonic() - began, 1),
+        "machine": machine(device),
+        "config": to_dict(config),
+    }
+    write_json(path / SUMMARY_FILE, summary)
+    display.say(f"{'done' if summary['complete'] else 'stopped'} at step {state.step}: {main_head(scores['test'])}")
+    return summary
+
+
+def count_parameters(model: nn.Module) -> int:
+    """How many numbers the model learns."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def student_pixels(config: Config) -> int:
+    """Pixels per side of what the student sees."""
+    if config.data.input_size is not None:
+        return config.data.input_size
+    with torch.device("meta"):
+        return pixels(create_backbone(config.model.name, 1, kwargs=config.model.kwargs))
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto`, `cpu`, `cuda` or `cuda:N` as a device. Raises `UserError` if there is no such device."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise UserError(f"train.device: unknown device {name!r}; choose auto, cpu, cuda or cuda:N")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(
+            f"train.device: {name!r} is not there; this machine has {torch.cuda.device_count()} CUDA devices"
+        )
+    return device
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """What the figures were measured on."""
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "versions": {name: metadata.version(name) for name in ("mixstill", "torch", "timm")},
+    }

@@ -1,0 +1,79 @@
+"""All of a run that changes while it trains, and its checkpoint: nothing else is needed to go on bit for bit."""
+
+from __future__ import annotations
+
+import io
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from timm.utils import ModelEmaV3
+
+from mixstill.config import Config
+from mixstill.distill.mutual_information import MutualInformation
+from mixstill.distill.student import Student
+from mixstill.errors import UserError, one_line
+from mixstill.files import write_atomically
+from mixstill.train.optim import build_optimizer
+
+
+@dataclass
+class State:
+    """The student, its optimizer, its moving average, the statistics networks with theirs, and the steps done."""
+
+    student: Student
+    optimizer: torch.optim.Optimizer
+    average: ModelEmaV3 | None
+    information: MutualInformation | None
+    statistics_optimizer: torch.optim.Optimizer | None
+    step: int = 0
+
+    @classmethod
+    def start(cls, config: Config, student: Student) -> State:
+        """The state before the first step. The student is on its device."""
+        device = next(student.parameters()).device
+        decay = config.train.ema_decay
+        information = statistics_optimizer = None
+        if config.mi.weight > 0 and student.token_shapes:
+            information = MutualInformation(
+                student.token_shapes, width=config.mi.width, ema_rate=config.mi.ema_rate
+            ).to(device)
+            if config.mi.every == "step":
+                statistics_optimizer = torch.optim.Adam(information.parameters(), lr=config.mi.lr)
+        return cls(
+            student=student,
+            optimizer=build_optimizer(config.optim, student),
+            average=None if decay is None else ModelEmaV3(student, decay=decay),
+            information=information,
+            statistics_optimizer=statistics_optimizer,
+        )
+
+    def parts(self) -> dict[str, Any]:
+        """What has a state of its own, by name."""
+        average = None if self.average is None else self.average.module
+        named = {
+            "student": self.student,
+            "optimizer": self.optimizer,
+            "average": average,
+            "information": self.information,
+            "statistics_optimizer": self.statistics_optimizer,
+        }
+        return {name: part for name, part in named.items() if part is not None}
+
+    def save(self, path: Path) -> None:
+        """Write the checkpoint, atomically."""
+        content = io.BytesIO()
+        torch.save({"step": self.step} | {name: part.state_dict() for name, part in self.parts().items()}, content)
+        write_atomically(path, content.getvalue())
+
+    def restore(self, path: Path) -> None:
+        """Go back to the checkpoint. Raises `UserError` if the file is damaged or not of this run's config."""
+        try:
+            saved = torch.load(path, map_location="cpu", weights_only=True)
+            for name, part in self.parts().items():
+                part.load_state_dict(saved[name])
+            self.step = int(saved["step"])
+        except (OSError, EOFError, RuntimeError, KeyError, TypeError, ValueError, pickle.UnpicklingError) as error:
+            raise UserError(f"checkpoint {path}: cannot be resumed from: {one_line(error, 160)}") from error

@@ -1,0 +1,424 @@
+import argparse
+import os
+import pickle
+import re
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import timm
+import torch
+from torch import nn
+
+from mixstill.errors import RunError, UserError
+from mixstill.models import CifarResNet, adapt, classes_in, load_into, read_weights, write_weights
+from mixstill.models.weights import infer_cifar_resnet
+
+STATE = {"fc.weight": torch.arange(12.0).reshape(3, 4), "fc.bias": torch.ones(3, dtype=torch.float64)}
+
+
+def one_line_error(path: Path, reason: str) -> None:
+    with pytest.raises(UserError, match=re.escape(reason)) as caught:
+        read_weights(path)
+    message = str(caught.value)
+    assert message.startswith(f"{path}: ")
+    assert "\n" not in message
+    assert len(message) < len(str(path)) + 200
+
+
+def assert_same(found, expected):
+    assert list(found) == list(expected)
+    for key, tensor in expected.items():
+        assert found[key].dtype == tensor.dtype
+        assert torch.equal(found[key], tensor)
+
+
+def trained(**kwargs):
+    """A CIFAR ResNet in eval mode whose batch norms are not the identity."""
+    torch.manual_seed(0)
+    model = CifarResNet(**{"depth": 8, "num_classes": 10} | kwargs)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_()
+            module.running_var.uniform_(0.5, 2)
+    return model.eval()
+
+
+class Malicious:
+    """A pickle of this makes the file `mark` when it is loaded."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.mark),)
+
+
+# --- reading ---
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".pth", ".th", ".bin"])
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
+def test_pytorch_files_are_read(tmp_path, suffix, zipped):
+    path = tmp_path / f"model{suffix}"
+    torch.save(STATE, path, _use_new_zipfile_serialization=zipped)
+    weights = read_weights(path)
+    assert_same(weights.state, STATE)
+    assert weights.metadata == {}
+
+
+def test_a_pytorch_file_of_a_newer_pickle_protocol_is_read_without_a_warning(tmp_path):
+    path = tmp_path / "model.pt"
+    torch.save(STATE, path, pickle_protocol=3)
+    assert_same(read_weights(path).state, STATE)
+
+
+def test_safetensors_are_read_with_their_metadata(tmp_path):
+    path = tmp_path / "model.safetensors"
+    safetensors.torch.save_file(STATE, path, {"name": "mixer"})
+    weights = read_weights(path)
+    assert_same(dict(sorted(weights.state.items())), dict(sorted(STATE.items())))
+    assert weights.metadata == {"name": "mixer"}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"state_dict": STATE, "model": {"x": torch.zeros(1)}, "best": 91.2},
+        {"model": STATE, "model_ema": {"x": torch.zeros(1)}, "epoch": 3},
+        {"state_dict": {f"module.{key}": tensor for key, tensor in STATE.items()}},
+        {f"module.{key}": tensor for key, tensor in STATE.items()},
+    ],
+    ids=["state_dict", "model", "state_dict of DataParallel", "DataParallel"],
+)
+def test_common_wrappers_are_taken_off(tmp_path, content):
+    path = tmp_path / "model.pt"
+    torch.save(content, path)
+    assert_same(read_weights(path).state, STATE)
+
+
+def test_a_prefix_that_only_some_keys_have_stays(tmp_path):
+    path = tmp_path / "model.pt"
+    state = {"module.a": torch.zeros(1), "b": torch.zeros(1)}
+    torch.save(state, path)
+    assert_same(read_weights(path).state, state)
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_a_file_that_cannot_be_opened_is_a_users_mistake(tmp_path, suffix):
+    path = tmp_path / f"model{suffix}"
+    one_line_error(path, "cannot be read: No such file or directory")
+    path.mkdir()
+    one_line_error(path, "cannot be read: Is a directory")
+    path.rmdir()
+    path.touch()
+    one_line_error(path, "the file is empty")
+
+
+def test_an_unknown_suffix_is_a_users_mistake(tmp_path):
+    path = tmp_path / "model.ckpt"
+    torch.save(STATE, path)
+    one_line_error(path, "weights are not read from '.ckpt'; choose from .safetensors, .pt, .pth, .th, .bin")
+
+
+@pytest.mark.parametrize("share", [0.01, 0.1, 0.5, 0.9, 0.999])
+@pytest.mark.parametrize("kind", ["zip", "legacy", "safetensors"])
+def test_a_truncated_file_is_a_users_mistake(tmp_path, kind, share):
+    path = tmp_path / ("model.safetensors" if kind == "safetensors" else "model.pt")
+    state = {"weight": torch.randn(30, 30)}
+    if kind == "safetensors":
+        safetensors.torch.save_file(state, path)
+    else:
+        torch.save(state, path, _use_new_zipfile_serialization=kind == "zip")
+    content = path.read_bytes()
+    path.write_bytes(content[: int(share * len(content))])
+    one_line_error(path, "damaged, or not a ")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("text.pt", b"these are not weights\n" * 20, "not a PyTorch file"),
+        ("text.safetensors", b"these are not weights\n" * 20, "damaged, or not a safetensors file"),
+        ("list.pth", pickle.dumps([1, 2], protocol=2), "not a PyTorch file"),
+        ("list.th", pickle.dumps([1, 2], protocol=5), "not a PyTorch file"),
+        ("list.bin", pickle.dumps([1, 2], protocol=0), "not a PyTorch file"),
+        ("zip.pt", b"PK\x05\x06" + bytes(18), "not a PyTorch file"),
+        ("archive.pt", b"PK\x03\x04" + bytes(100), "damaged, or not a PyTorch file"),
+        ("tensors.pt", safetensors.torch.save(STATE), "not a PyTorch file"),
+        ("none.safetensors", safetensors.torch.save({}), "holds no tensors"),
+    ],
+)
+def test_foreign_content_is_a_users_mistake(tmp_path, name, content, reason):
+    path = tmp_path / name
+    path.write_bytes(content)
+    one_line_error(path, reason)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ([1, 2], "holds a list, not a state dict"),
+        (torch.zeros(3), "holds a Tensor, not a state dict"),
+        ({}, "holds no tensors at its top or under state_dict or model (its keys: none)"),
+        ({"acc": 91.2, "net": STATE}, "holds no tensors at its top or under state_dict or model (its keys: acc, net)"),
+        ({"state_dict": {"epoch": 3}}, "holds no tensors at its top or under state_dict or model (its keys: epoch)"),
+        ({"fc.weight": torch.zeros(3), "epoch": 3}, "not a state dict: 'epoch' is a int, not a tensor"),
+    ],
+)
+def test_a_pytorch_file_of_something_else_is_a_users_mistake(tmp_path, content, reason):
+    path = tmp_path / "model.pt"
+    torch.save(content, path)
+    one_line_error(path, reason)
+
+
+@pytest.mark.parametrize("layout", ["zip", "legacy", "pickle"])
+def test_a_malicious_pickle_is_refused_and_its_code_does_not_run(tmp_path, layout):
+    path, mark = tmp_path / "model.pt", tmp_path / "ran"
+    content = {"state_dict": STATE, "extra": Malicious(mark)}
+    if layout == "pickle":
+        path.write_bytes(pickle.dumps(Malicious(mark), protocol=4))
+    else:
+        torch.save(content, path, _use_new_zipfile_serialization=layout == "zip")
+    one_line_error(path, "not a PyTorch file" if layout == "pickle" else "refused: it holds more than tensors")
+    assert not mark.exists()
+    if layout == "zip":  # the file does run its code where nothing keeps it from it
+        torch.load(path, weights_only=False)
+        assert mark.exists()
+
+
+def test_a_checkpoint_with_arguments_is_refused(tmp_path):
+    path = tmp_path / "model.pt"
+    torch.save({"model": STATE, "args": argparse.Namespace(lr=0.1)}, path)
+    one_line_error(path, "refused: it holds more than tensors; save its state dict alone")
+
+
+# --- writing ---
+
+
+def test_what_is_written_is_read_back(tmp_path):
+    path = tmp_path / "model.safetensors"
+    weight = torch.randn(4, 6, requires_grad=True)
+    state = {
+        "a.weight": weight,
+        "b.transposed": weight.T,
+        "c.tied": weight,
+        "d.rows": weight[1:3],
+        "e.count": torch.tensor(7),
+        "f.half": torch.ones(2, dtype=torch.bfloat16),
+    }
+    write_weights(path, state, {"seed": "0"})
+    weights = read_weights(path)
+    assert weights.metadata == {"seed": "0"}
+    assert_same(dict(sorted(weights.state.items())), {key: tensor.detach() for key, tensor in state.items()})
+    assert [file.name for file in tmp_path.iterdir()] == ["model.safetensors"]
+
+
+def test_a_written_file_has_the_usual_permissions(tmp_path):
+    (tmp_path / "usual").touch()
+    write_weights(tmp_path / "model.safetensors", STATE)
+    assert (tmp_path / "model.safetensors").stat().st_mode == (tmp_path / "usual").stat().st_mode
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
+    path = tmp_path / "model.safetensors"
+    write_weights(path, STATE)
+    before = path.read_bytes()
+
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(RunError, match="cannot be written: No space left on device"):
+        write_weights(path, {"other": torch.zeros(100)})
+    assert path.read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == ["model.safetensors"]
+
+
+def test_the_new_file_appears_only_once_it_is_on_disk(tmp_path, monkeypatch):
+    path = tmp_path / "model.safetensors"
+    synced = []
+    sync = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(path.exists()) or sync(descriptor))
+    write_weights(path, STATE)
+    assert synced == [False]
+    assert path.exists()
+
+
+def test_weights_are_written_as_safetensors_only(tmp_path):
+    with pytest.raises(UserError, match=r"model.pt: weights are written as .safetensors"):
+        write_weights(tmp_path / "model.pt", STATE)
+
+
+def test_a_missing_folder_is_a_failed_write(tmp_path):
+    with pytest.raises(RunError, match="cannot be written: No such file"):
+        write_weights(tmp_path / "none" / "model.safetensors", STATE)
+
+
+# --- public families ---
+
+
+def public_logits(path, name, images):
+    """What a model built from nothing but the file gives."""
+    found = adapt(name, read_weights(path).state, str(path))
+    model = timm.create_model(found.name, **found.kwargs)
+    load_into(model, found.state, str(path))
+    return found, model.eval()(images)
+
+
+@pytest.mark.parametrize("name", [None, "cifar_resnet20"])
+def test_akamasters_files_give_their_models_logits(tmp_path, name):
+    path, images = tmp_path / "resnet20.th", torch.randn(2, 3, 32, 32)
+    source = trained(depth=20, shortcut="A")
+    state = {f"module.{key.replace('fc.', 'linear.')}": tensor for key, tensor in source.state_dict().items()}
+    torch.save({"state_dict": state, "best_prec1": 91.2}, path)
+    found, logits = public_logits(path, name, images)
+    assert torch.equal(logits, source(images))
+    assert found.name == "cifar_resnet20"
+    assert found.kwargs == {"num_classes": 10, "shortcut": "A"}
+    assert found.normalisation == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+@pytest.mark.parametrize(
+    ("num_classes", "normalisation"),
+    [
+        (10, ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))),
+        (100, ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2761))),
+        (7, None),
+    ],
+)
+def test_chenyaofos_files_give_their_models_logits(tmp_path, num_classes, normalisation):
+    path, images = tmp_path / "resnet.pt", torch.randn(2, 3, 32, 32)
+    source = trained(depth=8, num_classes=num_classes)
+    torch.save(source.state_dict(), path)
+    found, logits = public_logits(path, None, images)
+    assert torch.equal(logits, source(images))
+    assert found.name == "cifar_resnet8"
+    assert found.kwargs == {"num_classes": num_classes, "shortcut": "B"}
+    assert found.normalisation == normalisation
+
+
+def test_width_and_channels_are_inferred(tmp_path):
+    source = trained(width=8, in_chans=1, shortcut="A")
+    path, images = tmp_path / "model.safetensors", torch.randn(1, 1, 16, 16)
+    write_weights(path, source.state_dict())
+    found, logits = public_logits(path, None, images)
+    assert found.kwargs == {"num_classes": 10, "shortcut": "A", "width": 8, "in_chans": 1}
+    assert torch.equal(logits, source(images))
+
+
+def test_a_name_that_the_weights_contradict_is_a_users_mistake():
+    state = trained().state_dict()
+    with pytest.raises(UserError, match=r"^teacher: holds a cifar_resnet8, not the cifar_resnet20 that was named$"):
+        adapt("cifar_resnet20", state, "teacher")
+    with pytest.raises(UserError, match=r"^teacher: holds a cifar_resnet8, not the resnet18 that was named$"):
+        adapt("resnet18", state, "teacher")
+    with pytest.raises(UserError, match=r"^teacher: holds no CIFAR ResNet, so not the cifar_resnet20 that was named$"):
+        adapt("cifar_resnet20", STATE, "teacher")
+
+
+def test_a_depth_without_a_name_is_a_users_mistake():
+    with pytest.raises(UserError, match="weights: holds a CIFAR ResNet of depth 14; there are cifar_resnet8, "):
+        adapt(None, CifarResNet(14, width=4).state_dict())
+
+
+def test_weights_that_are_not_recognised_need_a_name():
+    with pytest.raises(UserError, match=r"^weights: its architecture cannot be told from its keys; name the model$"):
+        adapt(None, STATE)
+    with pytest.raises(UserError, match="unknown value 'resnet81'; did you mean 'resnet18'"):
+        adapt("resnet81", STATE)
+
+
+def changed(model, **replaced):
+    return model.state_dict() | {key.replace("__", "."): tensor for key, tensor in replaced.items()}
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        timm.create_model("resnet18", device="meta").state_dict(),
+        timm.create_model("resnet50", device="meta").state_dict(),
+        changed(trained(), conv1__weight=torch.zeros(16, 3, 7, 7)),
+        changed(trained(), conv1__weight=torch.zeros(())),
+        changed(trained(), conv1__weight=torch.zeros(32, 3, 3, 3)),
+        changed(trained(), fc__weight=torch.zeros(10, 65)),
+        changed(trained(), layer4__0__conv1__weight=torch.zeros(1)),
+        changed(trained(), layer1__0__conv3__weight=torch.zeros(1)),
+        changed(trained(), layer1__1__conv1__weight=torch.zeros(1)),
+        STATE,
+    ],
+    ids=[
+        "resnet18",
+        "resnet50",
+        "stem",
+        "scalar",
+        "width",
+        "pooling",
+        "fourth stage",
+        "bottleneck",
+        "uneven",
+        "linear",
+    ],
+)
+def test_other_networks_are_not_taken_for_cifar_resnets(state):
+    assert infer_cifar_resnet(state) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "kwargs"),
+    [
+        ("mixer_digits", {}),
+        ("resnet10t", {}),
+        ("resnet10t.c3_in1k", {}),
+        ("deit_tiny_distilled_patch16_224", {"depth": 1, "embed_dim": 12, "num_heads": 3}),
+    ],
+)
+def test_any_timm_model_is_adapted_by_its_name_to_its_classes(name, kwargs):
+    state = timm.create_model(name, num_classes=6, device="meta", **kwargs).state_dict()
+    found = adapt(name, state)
+    assert (found.name, found.kwargs, found.normalisation) == (name, {"num_classes": 6}, None)
+    assert found.state is state
+
+
+def test_weights_without_the_models_classifier_are_a_users_mistake():
+    with pytest.raises(UserError, match=r"^teacher: has no classifier \('head'\) of a mixer_digits$"):
+        adapt("mixer_digits", STATE, "teacher")
+
+
+def test_classes_are_counted_in_one_or_several_classifiers():
+    state = {"head.weight": torch.zeros(5, 2), "dist.weight": torch.zeros(5, 2), "conv.weight": torch.zeros(6, 2, 1, 1)}
+    assert classes_in(state, "head") == 5
+    assert classes_in(state, ("head", "dist")) == 5
+    assert classes_in(state, "conv") == 6
+    assert classes_in(state, ("head", "conv")) is None
+    assert classes_in(state, "fc") is None
+    assert classes_in({"fc.weight": torch.zeros(())}, "fc") is None
+    assert classes_in(state, None) is None
+
+
+# --- loading ---
+
+
+def test_missing_batch_counters_are_tolerated():
+    source, target = trained(), CifarResNet(8).eval()
+    state = source.state_dict()  # with its version numbers, by which torch would insist on the counters
+    for key in [key for key in state if "num_batches_tracked" in key]:
+        del state[key]
+    load_into(target, state, "old.th")
+    images = torch.randn(1, 3, 8, 8)
+    assert torch.equal(target(images), source(images))
+
+
+def test_weights_that_do_not_fit_are_told_in_one_line_and_change_nothing():
+    model = CifarResNet(8)
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    state = {key: tensor + 1 for key, tensor in before.items()}
+    del state["bn1.weight"], state["bn1.bias"]
+    state |= {"head.weight": torch.zeros(1), "fc.weight": torch.zeros(100, 64), "fc.bias": torch.zeros(100)}
+    with pytest.raises(UserError) as caught:
+        load_into(model, state, "model.pt")
+    assert str(caught.value) == (
+        "model.pt: does not fit CifarResNet: 2 missing (first 'bn1.weight'), 1 unexpected (first 'head.weight'), "
+        "2 of another shape (first 'fc.weight': [100, 64] for [10, 64])"
+    )
+    assert_same(model.state_dict(), before)
