@@ -118,6 +118,12 @@ def test_a_permutation_holds_each_index_once(n):
     assert rng.permutation(0, Domain.ORDER, 0, n).sort().values.tolist() == list(range(n))
 
 
+def test_a_permutation_is_the_order_of_the_62_bit_keys_of_its_indices():
+    words = rng.bits(9, Domain.ORDER, 2, torch.arange(500), 2).tolist()
+    keys = [(first << 30) + second // 4 for first, second in words]
+    assert rng.permutation(9, Domain.ORDER, 2, 500).tolist() == sorted(range(500), key=lambda index: keys[index])
+
+
 def test_permutations_differ_by_seed_epoch_and_domain_and_repeat():
     base = rng.permutation(0, Domain.ORDER, 0, 1000)
     assert torch.equal(base, rng.permutation(0, Domain.ORDER, 0, 1000))

@@ -122,6 +122,12 @@ def test_parquet_is_found_up_to_two_folders_down(tmp_path, name, column, depth):
     check(cifar(tmp_path, "test", name), [3])
 
 
+def test_the_nearest_folder_is_taken(tmp_path):
+    for depth, seed in (("b/c", 0), ("b", 1), ("a", 2)):
+        write_shard(tmp_path / depth / "train-00000-of-00001.parquet", [seed])
+    check(cifar(tmp_path), [2])
+
+
 def test_shards_follow_one_another_and_webp_is_read(tmp_path):
     write_shard(tmp_path / "train-00001-of-00002.parquet", [5, 6], kind="WEBP")
     write_shard(tmp_path / "train-00000-of-00002.parquet", [7, 8, 9], kind="WEBP")
