@@ -10,7 +10,6 @@ from typing import Any
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Put `content` at `path` in one step: a temporary file beside it, synced to disk, then renamed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         with partial.open("wb") as file:

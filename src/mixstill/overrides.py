@@ -50,6 +50,7 @@ ALIASES = {
     "model-ema-decay": "train.ema_decay",
     "amp": "train.amp",
     "seed": "train.seed",
+    "eval-batch-size": "train.eval_batch_size",
     "device": "train.device",
     "log-interval": "train.log_interval",
     "recovery-interval": "train.checkpoint_interval",

@@ -16,7 +16,8 @@ from torchvision import datasets
 from torchvision.transforms import functional as pil
 
 from mixstill.config import DataConfig
-from mixstill.data import load_source, sources
+from mixstill.data import images as decoding
+from mixstill.data import load_source
 from mixstill.errors import RunError, UserError
 
 LABELS = {"cifar10": "label", "cifar100": "fine_label"}
@@ -265,7 +266,7 @@ def test_torchvisions_pickles_are_read(tmp_path, small_pickles, name, depth):
     check(train, [0, 1, 2])
     check(cifar(tmp_path, "test", name), [3])
     assert train.classes[9] == f"{name} class 9"
-    assert train.mean == sources.STATISTICS[name][0]
+    assert train.mean == decoding.STATISTICS[name][0]
 
 
 def test_a_corrupt_pickle_is_never_opened(tmp_path, small_pickles):

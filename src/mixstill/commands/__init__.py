@@ -1,1 +1,1 @@
-"""The commands, one module each, with `main(argv)`; they raise `UserError` and leave the exit code to `mixstill.cli`."""
+"""The commands, one module each, with `main(argv)`. They raise `UserError`; `mixstill.cli` makes exit codes of it."""

@@ -15,7 +15,9 @@ from torch import Tensor
 
 from mixstill import rng
 from mixstill.config import DataConfig
-from mixstill.data.sources import SPLIT_SEED, VALIDATION_SPLIT, Channels, Source, first_per_class, load_source
+from mixstill.data.images import Channels, Source
+from mixstill.data.sources import load_source
+from mixstill.data.splits import SPLIT_SEED, VALIDATION_SPLIT, first_per_class
 from mixstill.errors import UserError, unknown
 
 SplitName: TypeAlias = Literal["train", "val", "test"]

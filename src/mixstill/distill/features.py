@@ -1,4 +1,4 @@
-"""Reading a backbone's features Z [B,N,C] at chosen blocks through timm's `forward_intermediates`, without touching it."""
+"""Reading a backbone's features Z [B,N,C] at chosen blocks, through timm's `forward_intermediates`."""
 
 from __future__ import annotations
 

@@ -2,7 +2,8 @@
 
 from mixstill.models import cifar_resnet, zoo
 from mixstill.models.cifar_resnet import CifarResNet
-from mixstill.models.weights import Adapted, Weights, adapt, classes_in, load_into, read_weights, write_weights
+from mixstill.models.families import Adapted, adapt, classes_in
+from mixstill.models.weights import Weights, load_into, read_weights, write_weights
 
 __all__ = [
     "Adapted",

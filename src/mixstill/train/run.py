@@ -49,7 +49,7 @@ def saved_summary(path: Path) -> dict[str, Any] | None:
 
 
 def check_output(config: Config, path: Path, resume: bool) -> None:
-    """Raises `UserError` unless `config` may be trained in `path`: a new run in a free place, a resumed one as it was."""
+    """Raises `UserError` unless `config` may be trained in `path`: a new run in a free place, an old one unchanged."""
     if path.exists() and not path.is_dir():
         raise UserError(f"output: {str(path)!r} is not a directory")
     if not resume and (path / CONFIG_FILE).exists():
@@ -98,7 +98,7 @@ def train(config: Config, path: Path, *, resume: bool = False, quiet: bool = Fal
     batches = Batches(data, config, size)
 
     # begin, or resume
-    path.mkdir(parents=True, exist_ok=True)
+    (path / CHECKPOINT).parent.mkdir(parents=True, exist_ok=True)
     write_yaml(config, path / CONFIG_FILE)
     checkpoint = path / CHECKPOINT
     if checkpoint.exists():

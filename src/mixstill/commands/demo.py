@@ -1,0 +1,111 @@
+"""`mixstill demo [RECIPE]`: teacher, plain student and STD student side by side, over several seeds."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from mixstill import recipes
+from mixstill.config import Config
+from mixstill.errors import UserError
+from mixstill.overrides import parse
+
+USAGE = """usage: mixstill demo [RECIPE] [--seeds N] [--output DIR] [--FIELD VALUE ...]
+
+For each seed: trains the teachers, the student without them, and the student with them; same data, same steps. Prints
+top-1 on the test split after the last epoch. Without RECIPE: scikit-learn's digits, offline, in a minute or two.
+What is finished in DIR is kept: call it again after an interruption.
+
+  --seeds N     seeds 0 to N-1 [3]
+  --output DIR  where the runs go [runs/demo]
+  --json        print the result as one JSON object
+"""
+
+
+def main(argv: list[str]) -> None:
+    """Run the comparison, print its table, and leave it as demo.json beside the runs."""
+    line = parse(argv, flags=("json", "help"), values=("seeds", "output"))
+    options = line.options
+    if "help" in options:
+        print(USAGE)
+        return
+    if len(line.words) > 1:
+        raise UserError(f"demo: takes one recipe, got {' '.join(line.words)}")
+    count = options.get("seeds", "3")
+    if not count.isdigit() or int(count) < 1:
+        raise UserError(f"--seeds: {count!r} is not valid; it must be a whole number, 1 or more")
+    recipe = line.words[0] if line.words else "digits"
+    config = recipes.load(recipe, line.config)
+    if not config.distill.teachers:
+        raise UserError(f"demo: the recipe {recipe!r} has no teachers to compare with")
+    output = Path(options.get("output", Path("runs", "demo"))).expanduser()
+
+    from mixstill.files import write_json
+    from mixstill.train.run import machine, pick_device
+
+    rows: dict[str, list[float]] = {}
+    for seed in range(int(count)):
+        for name, top1 in _one_seed(config, output / f"seed{seed}", seed).items():
+            rows.setdefault(name, []).append(top1)
+    gains = [std - plain for std, plain in zip(rows["STD student"], rows["plain student"], strict=True)]
+    result = {
+        "recipe": recipe,
+        "seeds": list(range(int(count))),
+        "top1": {name: _spread(values) for name, values in rows.items()},
+        "gain": _spread(gains),
+        "machine": machine(pick_device(config.train.device)),
+    }
+    write_json(output / "demo.json", result)
+    if "json" in options:
+        print(json.dumps(result))
+    else:
+        _print(result, output)
+
+
+def _one_seed(config: Config, folder: Path, seed: int) -> dict[str, float]:
+    """Top-1 of the teachers, the plain student and the STD student of one seed."""
+    from mixstill.distill.placement import Placement
+    from mixstill.teaching import resolve_teachers
+    from mixstill.train.run import CONFIG_FILE, saved_summary, train
+
+    seeded = replace(config, train=replace(config.train, seed=seed))
+    taught = resolve_teachers(seeded, folder / "std", seed=seed)
+    plain = replace(seeded, distill=replace(seeded.distill, teachers=()), mi=replace(seeded.mi, weight=0.0))
+    found = {}
+    for text in taught.distill.teachers:
+        source = Placement.parse(text).teacher
+        summary = saved_summary(Path(source))
+        if summary is not None:
+            found[f"teacher {Path(source).name}"] = float(summary["top1"])
+    for name, run, its in (("plain student", folder / "plain", plain), ("STD student", folder / "std", taught)):
+        print(f"seed {seed}: {name}", file=sys.stderr)
+        found[name] = float(train(its, run, resume=(run / CONFIG_FILE).exists())["top1"])
+    return found
+
+
+def _spread(values: list[float]) -> dict[str, Any]:
+    """Mean, standard deviation over seeds (0 for one seed) and the values."""
+    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
+    return {"mean": statistics.fmean(values), "std": deviation, "values": values}
+
+
+def _print(result: dict[str, Any], output: Path) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    seeds = len(result["seeds"])
+    table = Table(title=f"{result['recipe']}: top-1 on test after the last epoch, {seeds} seeds")
+    for heading in ("", "mean", "± std", *(f"seed {seed}" for seed in result["seeds"])):
+        table.add_column(heading, justify="right" if heading else "left")
+    for name, row in result["top1"].items():
+        table.add_row(name, *(f"{value:.2f}" for value in (row["mean"], row["std"], *row["values"])))
+    console = Console()
+    console.print(table)
+    gain = result["gain"]
+    distance = f"{gain['mean']:+.2f} ± {gain['std']:.2f} points"
+    console.print(f"STD student minus plain student: {distance} (same seeds, steps and data)", highlight=False)
+    console.print(f"The runs are in {output}", highlight=False)

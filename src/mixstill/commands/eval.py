@@ -1,0 +1,80 @@
+"""`mixstill eval SOURCE`: top-1, top-5 and loss of any classifier on a split of a data set."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+
+from mixstill.config import from_dict, merge, to_dict
+from mixstill.errors import UserError, unknown
+from mixstill.overrides import parse
+
+USAGE = """usage: mixstill eval SOURCE [--dataset D] [--data-dir P] [--split S] [--head H] [--json] ...
+
+SOURCE is a run directory, a weights file, a timm name or a hub id.
+
+  --model NAME         architecture of a weights file that does not tell it
+  --dataset D          digits, cifar10, cifar100 or folder [the run's own]
+  --data-dir P         where it lies [the run's own]
+  --split S            test, val or train [test]
+  --head H             average, class or distill [average where there are distillation heads]
+  --space S            average in logit or probability space [logit]
+  --use-ema            take the moving average of the weights
+  --eval-batch-size N  samples at once [512]
+  --device D           auto, cpu, cuda or cuda:N [auto]
+  --amp                bfloat16 autocast
+  --json               one JSON object: top1, top5, loss, n, head, model, split, dataset
+"""
+SPLITS = ("train", "val", "test")
+SPACES = ("logit", "probability")
+
+
+def main(argv: list[str]) -> None:
+    """Evaluate one classifier and print its score."""
+    line = parse(argv, flags=("json", "help", "use-ema"), values=("model", "split", "head", "space"))
+    options = line.options
+    if "help" in options:
+        print(USAGE)
+        return
+    if len(line.words) != 1:
+        raise UserError(f"eval: takes one SOURCE, got {' '.join(line.words) or 'none'}")
+    split, space = options.get("split", "test"), options.get("space", "logit")
+    if split not in SPLITS:
+        raise unknown("split", split, SPLITS)
+    if space not in SPACES:
+        raise unknown("space", space, SPACES)
+
+    from mixstill.data import load_split
+    from mixstill.distill.classifier import load_classifier
+    from mixstill.train.evaluate import evaluate
+    from mixstill.train.run import pick_device
+
+    classifier = load_classifier(line.words[0], model=options.get("model"), average="use-ema" in options)
+    trained = {} if classifier.config is None else {"data": to_dict(classifier.config)["data"]}
+    config = from_dict(merge(trained, line.config))
+    data, facts = config.data, classifier.facts
+    device = pick_device(config.train.device)
+    resident = load_split(data, split, device, facts.input_size)
+    if len(resident.classes) != facts.num_classes:
+        raise UserError(
+            f"eval: {classifier.name} has {facts.num_classes} classes, but {data.dataset} has {len(resident.classes)}"
+        )
+    scores = evaluate(
+        classifier.model.to(device),
+        resident,
+        mean=facts.mean,
+        std=facts.std,
+        input_size=facts.input_size,
+        batch_size=config.train.eval_batch_size,
+        amp=config.train.amp,
+        space=space,
+    )
+    head = options.get("head", "average" if "average" in scores else "class")
+    if head not in scores:
+        raise unknown("head", head, scores)
+    score = scores[head]
+    if "json" in options:
+        about = {"head": head, "model": classifier.name, "split": split, "dataset": data.dataset}
+        print(json.dumps(asdict(score) | about))
+    else:
+        print(score)

@@ -1,0 +1,62 @@
+"""`mixstill predict SOURCE IMAGE...`: class names with probabilities."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from mixstill.errors import UserError
+from mixstill.overrides import parse
+
+USAGE = """usage: mixstill predict SOURCE IMAGE... [--top N] [--json] ...
+
+SOURCE is a run directory, a weights file, a timm name or a hub id.
+
+  --model NAME  architecture of a weights file that does not tell it
+  --top N       classes per image [5]
+  --use-ema     take the moving average of the weights
+  --device D    auto, cpu, cuda or cuda:N [auto]
+  --json        one JSON object per image: image, classes, probabilities
+"""
+
+
+def main(argv: list[str]) -> None:
+    """Classify each image by the average of the heads and print its likeliest classes."""
+    line = parse(argv, flags=("json", "help", "use-ema"), values=("model", "top", "device"))
+    options = line.options
+    if "help" in options:
+        print(USAGE)
+        return
+    if len(line.words) < 2:
+        raise UserError(f"predict: takes a SOURCE and one IMAGE or more, got {' '.join(line.words) or 'none'}")
+    if line.config:
+        raise UserError(f"predict: does not take the config field {next(iter(line.config))!r}")
+    top = options.get("top", "5")
+    if not top.isdigit() or int(top) < 1:
+        raise UserError(f"--top: {top!r} is not valid; it must be a whole number, 1 or more")
+
+    import torch
+
+    from mixstill.data import normalise, open_image, to_float
+    from mixstill.distill.classifier import load_classifier
+    from mixstill.distill.student import StudentOutput
+    from mixstill.train.run import pick_device
+
+    source, *images = line.words
+    classifier = load_classifier(source, model=options.get("model"), average="use-ema" in options)
+    facts, device = classifier.facts, pick_device(options.get("device", "auto"))
+    model = classifier.model.to(device)
+    names = facts.classes or [str(index) for index in range(facts.num_classes)]
+    for image in images:
+        pixels = to_float(open_image(Path(image), facts.input_size).to(device))
+        with torch.no_grad():
+            output = model(normalise(pixels.unsqueeze(0), facts.mean, facts.std))
+        logits = output.predict() if isinstance(output, StudentOutput) else output
+        best = logits[0].float().softmax(-1).topk(min(int(top), facts.num_classes))
+        classes = [names[index] for index in best.indices.tolist()]
+        probabilities = best.values.tolist()
+        if "json" in options:
+            print(json.dumps({"image": image, "classes": classes, "probabilities": probabilities}))
+        else:
+            shown = "  ".join(f"{name} {share:.3f}" for name, share in zip(classes, probabilities, strict=True))
+            print(f"{image}: {shown}")

@@ -1,0 +1,32 @@
+"""`mixstill recipes`: the shipped recipes, what each is for, and its measured result."""
+
+from __future__ import annotations
+
+import json
+
+from mixstill import recipes
+from mixstill.errors import UserError
+from mixstill.overrides import parse
+
+USAGE = """usage: mixstill recipes [--json]
+
+The shipped recipes: what each is for, where it is from, its command and its measured result.
+"""
+
+
+def main(argv: list[str]) -> None:
+    """Print the header of each recipe."""
+    line = parse(argv, flags=("json", "help"))
+    if "help" in line.options:
+        print(USAGE)
+        return
+    if line.words or line.config:
+        raise UserError(f"recipes: takes no arguments, got {' '.join([*line.words, *line.config])}")
+    headers = {name: recipes.header(name) for name in recipes.names()}
+    if "json" in line.options:
+        print(json.dumps(headers, indent=1))
+        return
+    for name, header in headers.items():
+        print(name)
+        for key, text in header.items():
+            print(f"  {key + ':':<10}{text}")
