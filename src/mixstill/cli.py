@@ -44,6 +44,12 @@ def main(argv: Sequence[str]) -> int:
     except BrokenPipeError:
         sys.stderr.close()
         return 1
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":
+            raise
+        return _say(
+            RunError("the device is out of memory; try more --train.micro_batches or a smaller --batch-size"), 1
+        )
     except OSError as error:
         return _say(RunError(f"{error.filename or 'output'}: {error.strerror or error}"), 1)
     return 0

@@ -170,9 +170,9 @@ class TrainConfig:
     seed: int = option(0, "the seed of everything random")
     device: str = option("auto", "cpu, cuda or cuda:N; auto: cuda where there is one")
     log_interval: int = option(50, "steps per line of metrics")
-    eval_interval: int = option(1, "epochs per evaluation; the last epoch is always evaluated")
+    eval_interval: int = option(1, "epochs per evaluation and checkpoint; the last epoch has both")
     eval_batch_size: int = option(512, "samples per evaluation batch")
-    checkpoint_interval: int | None = option(None, "steps per checkpoint besides the one of each epoch")
+    checkpoint_interval: int | None = option(None, "steps per checkpoint, besides those of eval_interval")
 
     def __post_init__(self) -> None:
         whole = ("epochs", "batch_size", "micro_batches", "log_interval", "eval_interval", "eval_batch_size")

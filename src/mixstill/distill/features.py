@@ -34,7 +34,7 @@ def probe(backbone: nn.Module) -> Layout:
     backbone.eval()
     try:
         return _layout(backbone, blank, "NLC")
-    except AssertionError:  # how timm's convolutional and windowed families say that they only give maps
+    except (AssertionError, ValueError):  # how convolutional and windowed families say that they only give maps
         return _layout(backbone, blank, "NCHW")
     finally:
         for module in training:

@@ -23,6 +23,8 @@ def create_backbone(
 ) -> nn.Module:
     """timm's `create_model` for `name` (mixstill's own included), at `input_size` pixels per side.
 
+    Where the backbone takes images of any size, `input_size` only stands in its `pretrained_cfg`, for `pixels`.
+
     Raises `UserError` for an unknown name, arguments that the model does not take, an input size that the patch does
     not divide, and weights that cannot be fetched.
     """
@@ -33,22 +35,24 @@ def create_backbone(
         arguments["drop_path_rate"] = drop_path
     if input_size is not None and "img_size" not in arguments:
         with torch.device("meta"):
-            trial = _create(name, False, arguments)
-        if pixels(trial) != input_size and patch_size(trial) is not None:
+            trial = _create(name, False, arguments, input_size)
+        if pixels(trial) != input_size:  # its registered name sets a size of its own
             arguments["img_size"] = input_size
     size, patch = arguments.get("img_size"), arguments.get("patch_size")
     if isinstance(size, int) and isinstance(patch, int):
         _check_patch(name, size, patch)
-    backbone = _create(name, pretrained, arguments)
+    backbone = _create(name, pretrained, arguments, input_size)
     found = patch_size(backbone)
     if found is not None:
         _check_patch(name, pixels(backbone), found)
     return backbone
 
 
-def _create(name: str, pretrained: bool, arguments: dict[str, Any]) -> nn.Module:
+def _create(name: str, pretrained: bool, arguments: dict[str, Any], input_size: int | None) -> nn.Module:
+    # timm builds its models of a fixed size for the one in their pretrained_cfg
+    overlay = None if input_size is None else {"input_size": (3, input_size, input_size)}
     try:
-        return timm.create_model(name, pretrained=pretrained, **arguments)
+        return timm.create_model(name, pretrained=pretrained, pretrained_cfg_overlay=overlay, **arguments)
     except (TypeError, AssertionError, ValueError) as error:
         raise UserError(f"model: {name!r} cannot be built with {arguments}: {one_line(error)}") from error
     except (OSError, RuntimeError) as error:

@@ -60,8 +60,9 @@ def fit(
             if state.step % options.log_interval == 0 or state.step == last:
                 close_window(epoch, rate)
 
-            # evaluate; the run itself evaluates at its end
-            if done and (epoch + 1) % options.eval_interval == 0 and state.step < last:
+            # evaluate; the last time is the run's own
+            measured = done and (epoch + 1) % options.eval_interval == 0
+            if measured and state.step < last:
                 close_window(epoch, rate)
                 scores = score()
                 journal.write({"step": state.step, "epoch": epoch, "eval": plain(scores)})
@@ -69,7 +70,7 @@ def fit(
 
             # checkpoint
             due = options.checkpoint_interval is not None and state.step % options.checkpoint_interval == 0
-            if done or due or state.step == last or stop.number is not None:
+            if measured or due or state.step == last or stop.number is not None:
                 close_window(epoch, rate)
                 state.save(checkpoint)
             if stop.number is not None and state.step < last:
