@@ -6,6 +6,7 @@ A mistake raises `UserError` with the dotted field, the value and what would be 
 from __future__ import annotations
 
 import dataclasses
+import math
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -150,6 +151,8 @@ class OptimConfig:
 
     def __post_init__(self) -> None:
         _require(self.lr > 0, "optim.lr", self.lr, "positive")
+        _require(self.opt_eps > 0, "optim.opt_eps", self.opt_eps, "positive")
+        _require(all(0 <= beta < 1 for beta in self.opt_betas), "optim.opt_betas", self.opt_betas, "two in [0, 1)")
         for name in ("weight_decay", "warmup_epochs", "warmup_lr", "min_lr"):
             _require(getattr(self, name) >= 0, f"optim.{name}", getattr(self, name), "0 or more")
         _require(0 <= self.momentum < 1, "optim.momentum", self.momentum, "in [0, 1)")
@@ -169,6 +172,9 @@ class TrainConfig:
     amp: bool = option(False, "bfloat16 autocast")
     seed: int = option(0, "the seed of everything random")
     device: str = option("auto", "cpu, cuda or cuda:N; auto: cuda where there is one")
+    threads: int | None = option(
+        None, "CPU threads; small models are often fastest with 1; default: PyTorch's own choice"
+    )
     log_interval: int = option(50, "steps per line of metrics")
     eval_interval: int = option(1, "epochs per evaluation and checkpoint; the last epoch has both")
     eval_batch_size: int = option(512, "samples per evaluation batch")
@@ -176,7 +182,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         whole = ("epochs", "batch_size", "micro_batches", "log_interval", "eval_interval", "eval_batch_size")
-        for name in (*whole, "max_steps", "checkpoint_interval"):
+        for name in (*whole, "threads", "max_steps", "checkpoint_interval"):
             value = getattr(self, name)
             _require(value is None or value > 0, f"train.{name}", value, "positive")
         _require(0 <= self.smoothing < 1, "train.smoothing", self.smoothing, "in [0, 1)")
@@ -283,11 +289,20 @@ def _checked(name: str, value: Any) -> Any:
         raise unknown(name, value, leaf.choices)
     if value is None and not leaf.optional:
         raise UserError(f"{name}: a value is needed, got null")
+    if isinstance(value, float):
+        _require(math.isfinite(value), name, value, "finite")
     if name == "distill.teachers":
-        value = shlex.split(value) if isinstance(value, str) else value
+        value = _words(name, value) if isinstance(value, str) else value
         if not isinstance(value, list | tuple):
             raise UserError(f"{name}: expected text or a list of texts, got {value!r}")
     return value
+
+
+def _words(name: str, text: str) -> list[str]:
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise UserError(f"{name}: {text!r} cannot be split into words: {one_line(error)}") from error
 
 
 def _explain(message: str) -> str:

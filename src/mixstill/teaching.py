@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
+
+import timm
 
 from mixstill import recipes
 from mixstill.config import Config, differences
 from mixstill.distill.placement import Placement
+from mixstill.errors import unknown
 from mixstill.train.run import CONFIG_FILE, saved_config, saved_summary, train
 
 
@@ -16,7 +20,7 @@ def resolve_teachers(config: Config, output: Path, *, seed: int | None = None, q
 
     The teacher is trained on the student's data, device and step limit, by its recipe's seed or by `seed`. A finished
     run of just that config in a folder of the recipe's name beside `output` is taken; else it is trained, or its
-    training gone on with, in `output`/teachers.
+    training gone on with, in `output`/teachers. Raises `UserError` for a word that is no recipe, path or model.
     """
     resolved = []
     for text in config.distill.teachers:
@@ -24,8 +28,15 @@ def resolve_teachers(config: Config, output: Path, *, seed: int | None = None, q
         if placement.teacher in recipes.names() and not Path(placement.teacher).exists():
             run = _run_of(placement.teacher, _teacher_config(placement.teacher, config, seed), output, quiet)
             text = str(replace(placement, teacher=str(run)))
+        elif _unknown_word(placement.teacher):
+            raise unknown("distill.teachers", placement.teacher, [*recipes.names(), *timm.list_models()])
         resolved.append(text)
     return replace(config, distill=replace(config.distill, teachers=tuple(resolved)))
+
+
+def _unknown_word(teacher: str) -> bool:
+    """Whether it is a bare word that names neither a path nor a model of timm."""
+    return re.fullmatch(r"[\w-]+", teacher) is not None and not (Path(teacher).exists() or timm.is_model(teacher))
 
 
 def _teacher_config(recipe: str, student: Config, seed: int | None) -> Config:

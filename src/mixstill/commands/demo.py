@@ -103,9 +103,9 @@ def _print(result: dict[str, Any], output: Path) -> None:
         table.add_column(heading, justify="right" if heading else "left")
     for name, row in result["top1"].items():
         table.add_row(name, *(f"{value:.2f}" for value in (row["mean"], row["std"], *row["values"])))
-    console = Console()
-    console.print(table)
+
+    Console().print(table)
     gain = result["gain"]
     distance = f"{gain['mean']:+.2f} ± {gain['std']:.2f} points"
-    console.print(f"STD student minus plain student: {distance} (same seeds, steps and data)", highlight=False)
-    console.print(f"The runs are in {output}", highlight=False)
+    print(f"STD student minus plain student: {distance} (same seeds, steps and data)")
+    print(f"The runs are in {output}")

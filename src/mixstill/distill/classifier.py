@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from torch import nn
 from mixstill.config import Config, from_dict, to_dict
 from mixstill.distill.placement import Placement
 from mixstill.distill.student import Student
-from mixstill.errors import UserError, one_line, unknown
+from mixstill.errors import UserError, one_line
 from mixstill.models import Weights, adapt, load_into, read_weights, write_weights
 from mixstill.models.create import create_backbone, pixels
 from mixstill.models.weights import SUFFIXES
@@ -67,6 +68,12 @@ def build_student(config: Config, num_classes: int) -> Student:
     )
 
 
+def check_student(config: Config) -> None:
+    """Raises `UserError` if the student of `config` cannot be built; makes no weights, so it costs next to nothing."""
+    with torch.device("meta"):
+        build_student(replace(config, model=replace(config.model, pretrained=False)), num_classes=2)
+
+
 def save_student(path: Path, student: nn.Module, config: Config, facts: Facts) -> None:
     """Write a student's weights with its config and facts in the file's metadata."""
     about = {"config": to_dict(config), "facts": asdict(facts)}
@@ -92,9 +99,9 @@ def load_classifier(source: str, *, model: str | None = None, average: bool = Fa
     if source.partition(":")[0] in ("hf-hub", "local-dir"):
         return _from_timm(source)
     if not timm.is_model(source.partition(".")[0]):
-        if "/" in source:
-            raise UserError(f"source: {source!r}: there is no such run directory or weights file")
-        raise unknown("source", source, timm.list_models())
+        nearest = difflib.get_close_matches(source, timm.list_models(), n=1)
+        hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+        raise UserError(f"source: {source!r} is no run directory, weights file, timm name or hub id{hint}")
     return _from_timm(source)
 
 
@@ -128,7 +135,7 @@ def _from_student(path: Path, weights: Weights, name: str) -> Classifier:
         config = from_dict(about["config"])
         raw: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in about["facts"].items()}
         facts = Facts(**raw)
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, UserError) as error:
         raise UserError(f"{path}: its metadata is damaged: {one_line(error)}") from error
     plain = replace(config, model=replace(config.model, pretrained=False))
     student = build_student(plain, facts.num_classes)
@@ -137,10 +144,7 @@ def _from_student(path: Path, weights: Weights, name: str) -> Classifier:
 
 
 def _from_timm(name: str) -> Classifier:
-    try:
-        backbone = timm.create_model(name, pretrained=True)
-    except Exception as error:  # the hub client raises errors of several libraries
-        raise UserError(f"source: the weights of {name!r} cannot be fetched: {one_line(error, 160)}") from error
+    backbone = create_backbone(name, pretrained=True)
     return Classifier(backbone.eval(), _facts_of_timm(backbone), name)
 
 

@@ -9,7 +9,7 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
-from mixstill.errors import UserError
+from mixstill.errors import UserError, one_line
 from mixstill.models.create import pixels
 
 
@@ -23,7 +23,10 @@ class Layout:
 
 @torch.no_grad()
 def probe(backbone: nn.Module) -> Layout:
-    """The layout, from one blank image. Raises `UserError` for a backbone without `forward_intermediates`."""
+    """The layout, from one blank image.
+
+    Raises `UserError` for a backbone without `forward_intermediates`, or one that does not run at its input size.
+    """
     if not hasattr(backbone, "forward_intermediates"):
         name = type(backbone).__name__
         raise UserError(f"model: {name} has no forward_intermediates, so no token module can read its features")
@@ -33,15 +36,23 @@ def probe(backbone: nn.Module) -> Layout:
     training = [module for module in backbone.modules() if module.training]
     backbone.eval()
     try:
-        return _layout(backbone, blank, "NLC")
-    except (AssertionError, ValueError):  # how convolutional and windowed families say that they only give maps
-        return _layout(backbone, blank, "NCHW")
+        return _layout(backbone, blank)
+    except (AssertionError, RuntimeError, ValueError) as error:
+        name = type(backbone).__name__
+        raise UserError(f"model: {name} cannot read images of {side} pixels: {one_line(error, 160)}") from error
     finally:
         for module in training:
             module.training = True
 
 
-def _layout(backbone: nn.Module, blank: Tensor, output_format: Literal["NLC", "NCHW"]) -> Layout:
+def _layout(backbone: nn.Module, blank: Tensor) -> Layout:
+    try:
+        return _layout_in(backbone, blank, "NLC")
+    except (AssertionError, ValueError):  # how convolutional and windowed families say that they only give maps
+        return _layout_in(backbone, blank, "NCHW")
+
+
+def _layout_in(backbone: nn.Module, blank: Tensor, output_format: Literal["NLC", "NCHW"]) -> Layout:
     _, features = cast(Any, backbone).forward_intermediates(blank, output_fmt=output_format)
     shapes = [_rows(feature, output_format).shape for feature in features]
     return Layout(output_format, tuple((shape[1], shape[2]) for shape in shapes))

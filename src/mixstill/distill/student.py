@@ -5,7 +5,8 @@ Shapes: B batch, N patches, C channels, K classes, M modules.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
@@ -39,10 +40,15 @@ class StudentOutput:
         if head == "class" or len(self.heads) == 0:
             return self.logits
         logits, heads = self.logits, self.heads
+        mean: Callable[[Tensor, int], Tensor] = torch.mean
         if space == "probability":
-            logits, heads = logits.float().softmax(-1), heads.float().softmax(-1)
-        mixed = heads.mean(dim=0) if head == "distill" else (logits + heads.mean(dim=0)) / 2
-        return mixed.log() if space == "probability" else mixed
+            logits, heads, mean = logits.float().log_softmax(-1), heads.float().log_softmax(-1), _log_mean_exp
+        distilled = mean(heads, 0)
+        return distilled if head == "distill" else mean(torch.stack([logits, distilled]), 0)
+
+
+def _log_mean_exp(values: Tensor, dim: int) -> Tensor:
+    return values.logsumexp(dim) - math.log(values.shape[dim])
 
 
 class Student(nn.Module):
@@ -108,10 +114,9 @@ class Student(nn.Module):
 
     def no_weight_decay(self) -> set[str]:
         """Parameters that timm's optimizer factory leaves undecayed: the tokens, and what the backbone names."""
-        names = {name for name, _ in self.named_parameters() if name.endswith(".start")}
-        if hasattr(self.backbone, "no_weight_decay"):
-            names |= {f"backbone.{name}" for name in cast(Any, self.backbone).no_weight_decay()}
-        return names
+        named: set[str] = getattr(self.backbone, "no_weight_decay", set)()
+        undecayed = {f"backbone.{name}" for name in named}  # timm's ViT names tokens that not every ViT has
+        return {name for name, _ in self.named_parameters() if name.endswith(".start") or name in undecayed}
 
     @property
     def token_shapes(self) -> list[tuple[int, int]]:

@@ -80,10 +80,13 @@ class Teachers(nn.Module):
 def load_teacher(source: str) -> Classifier:
     """A teacher's classifier: any SOURCE, or MODEL=FILE for a weights file that does not tell its architecture."""
     named = re.fullmatch(r"([\w.]+)=(.+)", source)
-    return load_classifier(named[2], model=named[1]) if named else load_classifier(source)
+    try:
+        return load_classifier(named[2], model=named[1]) if named else load_classifier(source)
+    except UserError as error:
+        raise UserError(f"distill.teachers: {error}") from error
 
 
 def teacher_names(sources: Sequence[str]) -> list[str]:
-    """A short name for each source, for logs: the last part of a path, or the whole where two would be alike."""
+    """A short name for each source, for logs: the last part of a path, or the sources where two would be alike."""
     short = [Path(source.rpartition("=")[2]).stem for source in sources]
-    return [name if short.count(name) == 1 else source for name, source in zip(short, sources, strict=True)]
+    return short if len(set(short)) == len(short) else list(sources)

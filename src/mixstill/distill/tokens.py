@@ -74,10 +74,10 @@ class TokenPath(nn.Module):
     def forward(self, features: Tensor, earlier: Tensor | None) -> Tensor:
         """Z [B,N,C] and, without a learned start, the earlier token -> the token after K steps."""
         token = earlier if self.start is None else self.start.expand(features.shape[0], -1)
-        for step in self.steps:
-            token = step(features, token)
         if token is None:
             raise RuntimeError("a module that propagates needs the tokens of the earlier module")
+        for step in self.steps:
+            token = step(features, token)
         return token
 
 

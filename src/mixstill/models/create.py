@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
@@ -14,7 +15,7 @@ from mixstill.errors import UserError, one_line, unknown
 
 def create_backbone(
     name: str,
-    num_classes: int,
+    num_classes: int | None = None,
     *,
     input_size: int | None = None,
     pretrained: bool = False,
@@ -23,14 +24,17 @@ def create_backbone(
 ) -> nn.Module:
     """timm's `create_model` for `name` (mixstill's own included), at `input_size` pixels per side.
 
+    `num_classes` is the model's own where it is not given.
     Where the backbone takes images of any size, `input_size` only stands in its `pretrained_cfg`, for `pixels`.
 
     Raises `UserError` for an unknown name, arguments that the model does not take, an input size that the patch does
-    not divide, and weights that cannot be fetched.
+    not divide or that an `img_size` among the arguments contradicts, and weights that cannot be fetched.
     """
     if ":" not in name and not timm.is_model(name):
         raise unknown("model", name, timm.list_models())
-    arguments = dict(kwargs or {}) | {"num_classes": num_classes}
+    arguments = dict(kwargs or {})
+    if num_classes is not None:
+        arguments["num_classes"] = num_classes
     if drop_path:
         arguments["drop_path_rate"] = drop_path
     if input_size is not None and "img_size" not in arguments:
@@ -45,20 +49,27 @@ def create_backbone(
     found = patch_size(backbone)
     if found is not None:
         _check_patch(name, pixels(backbone), found)
+    if input_size not in (None, pixels(backbone)):
+        raise UserError(f"data.input_size: {input_size} pixels, but {arguments} build {name!r} for {pixels(backbone)}")
     return backbone
 
 
 def _create(name: str, pretrained: bool, arguments: dict[str, Any], input_size: int | None) -> nn.Module:
     # timm builds its models of a fixed size for the one in their pretrained_cfg
     overlay = None if input_size is None else {"input_size": (3, input_size, input_size)}
+    hub = logging.getLogger("huggingface_hub")
+    level = hub.level
+    hub.setLevel(logging.ERROR)  # it warns of each of its retries; the error below says it once
     try:
         return timm.create_model(name, pretrained=pretrained, pretrained_cfg_overlay=overlay, **arguments)
-    except (TypeError, AssertionError, ValueError) as error:
+    except UserError:  # of mixstill's own backbones
+        raise
+    except Exception as error:  # a user's arguments and the hub's client fail in many ways
+        if (pretrained or ":" in name) and isinstance(error, OSError | RuntimeError):
+            raise UserError(f"model: the weights of {name!r} cannot be fetched: {one_line(error, 160)}") from error
         raise UserError(f"model: {name!r} cannot be built with {arguments}: {one_line(error)}") from error
-    except (OSError, RuntimeError) as error:
-        if not pretrained and ":" not in name:
-            raise
-        raise UserError(f"model: the weights of {name!r} cannot be fetched: {one_line(error, 160)}") from error
+    finally:
+        hub.setLevel(level)
 
 
 def _check_patch(name: str, size: int, patch: int) -> None:
@@ -71,9 +82,12 @@ def _check_patch(name: str, size: int, patch: int) -> None:
 
 
 def _patches(backbone: nn.Module) -> Any:
-    """timm's patch embedding, where the backbone has one: `stem` in its MLPs, `patch_embed` elsewhere."""
+    """timm's patch embedding, where the backbone has one: `stem` in its MLPs, `patch_embed` elsewhere.
+
+    What has a `patch_size` and no `img_size` is a convolution whose patches overlap (PVT v2).
+    """
     candidates = (getattr(backbone, name, None) for name in ("patch_embed", "stem"))
-    return next((found for found in candidates if hasattr(found, "patch_size")), None)
+    return next((found for found in candidates if hasattr(found, "patch_size") and hasattr(found, "img_size")), None)
 
 
 def patch_size(backbone: nn.Module) -> int | None:

@@ -27,12 +27,11 @@ def build_optimizer(config: OptimConfig, model: nn.Module) -> torch.optim.Optimi
     """AdamW or Nesterov SGD over the parameters of `model`; biases, norms and tokens undecayed unless `decay_all`."""
     arguments: dict[str, Any] = {"betas": config.opt_betas, "eps": config.opt_eps} if config.opt == "adamw" else {}
     optimizer: torch.optim.Optimizer = create_optimizer_v2(
-        model,
+        list(model.parameters()) if config.decay_all else model,  # timm spares what a model names
         opt=config.opt,
         lr=config.lr,
         weight_decay=config.weight_decay,
         momentum=config.momentum,
-        filter_bias_and_bn=not config.decay_all,
         **arguments,
     )
     return optimizer

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import platform
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
@@ -79,8 +81,23 @@ def train(config: Config, path: Path, *, resume: bool = False, quiet: bool = Fal
     before = saved_summary(path) if resume else None
     if before is not None and before["complete"]:
         return before
+    with _threads(config.train.threads):
+        return _train(config, path, Display(path.name, quiet=quiet))
+
+
+@contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    """`count` CPU threads while entered; None leaves them as they are."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _train(config: Config, path: Path, display: Display) -> dict[str, Any]:
     device = pick_device(config.train.device)
-    display = Display(path.name, quiet=quiet)
     began = time.monotonic()
 
     # build

@@ -1,0 +1,159 @@
+"""What many tests need: a config that trains in a blink, two teachers on disk, the command line in process."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+
+from mixstill import cli
+from mixstill.config import Config, from_dict, merge, write_yaml
+from mixstill.data import load_split
+from mixstill.distill.classifier import Facts, build_student
+from mixstill.distill.objective import Objective
+from mixstill.distill.teachers import Teachers
+from mixstill.models import write_weights
+from mixstill.train.batch import Batches
+from mixstill.train.run import student_pixels
+from mixstill.train.state import State
+from mixstill.train.step import Stepper
+
+TINY = {
+    "model.name": "mixer_digits",
+    "model.kwargs": {"num_blocks": 2, "embed_dim": 16},
+    "data.samples_per_class": 4,
+    "views.pad": 1,
+    "optim.lr": 1e-2,
+    "optim.warmup_epochs": 0.0,
+    "train.epochs": 2,
+    "train.batch_size": 10,
+    "train.device": "cpu",
+    "train.log_interval": 1,
+}
+
+
+def nested(options: dict[str, Any]) -> dict[str, Any]:
+    """`{"train.seed": 1}` -> `{"train": {"seed": 1}}`."""
+    raw: dict[str, Any] = {}
+    for dotted, value in options.items():
+        section, name = dotted.split(".")
+        raw.setdefault(section, {})[name] = value
+    return raw
+
+
+def make_tiny(options: dict[str, Any] | None = None) -> Config:
+    return from_dict(merge(nested(TINY | (options or {})), {}))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Callable[..., Config]:
+    """A config of 4 samples per class in 4 steps per epoch and 2 epochs, with options by their dotted names over it."""
+    return make_tiny
+
+
+@dataclass(frozen=True)
+class Built:
+    """What `mixstill.train.run.train` makes of a config before its first step."""
+
+    state: State
+    batches: Batches
+    stepper: Stepper
+
+    def steps(self, count: int) -> list[dict[str, torch.Tensor]]:
+        """Train `count` steps at the rate of the config; the terms of each."""
+        terms = []
+        for _ in range(count):
+            epoch, index = divmod(self.state.step, self.batches.per_epoch)
+            images, targets = self.batches.get(epoch, index)
+            rate = self.stepper.config.optim.lr
+            terms.append(self.stepper.step(self.state, images, targets, epoch=epoch, index=index, rate=rate))
+        return terms
+
+
+@pytest.fixture(scope="session")
+def build() -> Callable[..., Built]:
+    """Builds the state, the batches and the stepper of the tiny config with options over it."""
+
+    def make(options: dict[str, Any] | None = None) -> Built:
+        config = make_tiny(options)
+        size = student_pixels(config)
+        data = load_split(config.data, "train", "cpu", size)
+        facts = Facts(len(data.classes), data.classes, data.mean, data.std, size)
+        student = build_student(config, facts.num_classes).train()
+        teachers = Teachers(student.placements, facts)
+        objective = Objective(
+            config.distill, config.train.smoothing, teachers.module_names, teachers.module_teacher, teachers.names
+        )
+        return Built(State.start(config, student), Batches(data, config, size), Stepper(config, teachers, objective))
+
+    return make
+
+
+@pytest.fixture
+def tiny_recipe(tmp_path: Path) -> Callable[..., str]:
+    """The path of a recipe file of the tiny config."""
+
+    def write(options: dict[str, Any] | None = None) -> str:
+        path = tmp_path / "tiny.yaml"
+        write_yaml(make_tiny(options), path)
+        return str(path)
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def teachers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Two weights files of CIFAR ResNets for ten classes, of other widths and of weights that were never trained."""
+    folder = tmp_path_factory.mktemp("teachers")
+    files = {}
+    for name, width in (("small", 4), ("large", 6)):
+        torch.manual_seed(width)
+        model = timm.create_model("cifar_resnet8", num_classes=10, width=width)
+        write_weights(folder / f"{name}.safetensors", model.state_dict())
+        files[name] = str(folder / f"{name}.safetensors")
+    return files
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a command came to."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def mixstill(capsys: pytest.CaptureFixture[str]) -> Callable[..., Said]:
+    """Runs a command in this process."""
+
+    def run(*argv: object) -> Said:
+        capsys.readouterr()
+        code = cli.main([str(word) for word in argv])
+        return Said(code, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def refused(mixstill: Callable[..., Said]) -> Callable[..., str]:
+    """Runs a command that must end as a user's mistake, and gives its one line."""
+
+    def run(*argv: object) -> str:
+        said = mixstill(*argv)
+        assert said.code == 2, said
+        assert said.out == ""
+        assert said.err.startswith("mixstill: ")
+        assert said.err.count("\n") == 1
+        assert said.err.endswith("\n")
+        return said.err.removeprefix("mixstill: ").rstrip("\n")
+
+    return run
