@@ -8,7 +8,7 @@ from importlib import import_module
 
 from mixstill.errors import InterruptedRun, RunError, UserError, one_line, unknown
 
-# Each is a module of `mixstill.commands` with `main(argv) -> None`; it is imported when it is called for.
+# Each is a module of `mixstill.commands` with `USAGE` and `main(argv) -> None`; it is imported when it is called for.
 COMMANDS = {
     "demo": "teach a small Mixer on bundled data, offline, and print what distillation gained",
     "train": "train a recipe",
@@ -32,7 +32,11 @@ def main(argv: Sequence[str]) -> int:
     try:
         if argv[0] not in COMMANDS:
             raise unknown("command", argv[0], COMMANDS)
-        import_module(f"mixstill.commands.{argv[0]}").main(list(argv[1:]))
+        command = import_module(f"mixstill.commands.{argv[0]}")
+        if "-h" in argv or "--help" in argv:
+            print(command.USAGE)
+        else:
+            command.main(list(argv[1:]))
     except UserError as error:
         return _say(error, 2)
     except RunError as error:

@@ -18,6 +18,7 @@ import jsonargparse
 import yaml
 
 from mixstill.errors import UserError, one_line, unknown
+from mixstill.files import write_atomically
 
 RawConfig = dict[str, Any]
 
@@ -356,5 +357,6 @@ def read_yaml(path: Path) -> RawConfig:
 
 
 def write_yaml(config: Config, path: Path) -> None:
-    """Write the whole resolved config."""
-    path.write_text(yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True), encoding="utf-8")
+    """Write the whole resolved config, atomically."""
+    text = yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True)
+    write_atomically(path, text.encode())

@@ -67,6 +67,15 @@ class CommandLine:
     options: dict[str, Any] = field(default_factory=dict)
     config: RawConfig = field(default_factory=dict)
 
+    def whole(self, name: str) -> int | None:
+        """The option as a whole number from 1; None where it is not given. Raises `UserError` for anything else."""
+        text = self.options.get(name)
+        if text is None:
+            return None
+        if not text.isdigit() or int(text) < 1:
+            raise UserError(f"--{name}: {text!r} is not valid; it must be a whole number, 1 or more")
+        return int(text)
+
 
 def parse(argv: Sequence[str], flags: Sequence[str] = (), values: Sequence[str] = ()) -> CommandLine:
     """Read `argv`: positional words first, then options, of which `flags` take no value and `values` one.

@@ -12,7 +12,7 @@ from torch import nn
 
 from mixstill.config import Config, from_dict, write_yaml
 from mixstill.distill.classifier import (
-    AVERAGE_FILE,
+    EMA_FILE,
     WEIGHTS_FILE,
     Facts,
     build_student,
@@ -126,14 +126,14 @@ def test_a_run_directory_gives_its_weights_or_their_average(tmp_path):
     weights, config = save(run / WEIGHTS_FILE)
     write_yaml(config, run / "config.yaml")
     average = make_student(config)
-    save_student(run / AVERAGE_FILE, average, config, FACTS)
+    save_student(run / EMA_FILE, average, config, FACTS)
     for source in (run, run / ".." / "my.run"):
         found = load_classifier(str(source))
         assert (found.name, found.facts, found.config) == ("my.run", FACTS, config)
         assert_same_outputs(found.model, weights)
-    assert_same_outputs(load_classifier(str(run), average=True).model, average)
-    (run / AVERAGE_FILE).unlink()
-    assert message_of(run, average=True) == f"source: the run '{run}' keeps no moving average (train.ema_decay)"
+    assert_same_outputs(load_classifier(str(run), ema=True).model, average)
+    (run / EMA_FILE).unlink()
+    assert message_of(run, ema=True) == f"source: the run '{run}' keeps no moving average (train.ema_decay)"
 
 
 def test_a_run_directory_is_found_under_the_home_folder(tmp_path, monkeypatch):
@@ -162,7 +162,7 @@ def test_an_unfinished_run_is_a_users_mistake(tmp_path):
 def test_a_folder_that_is_no_run_is_a_users_mistake(tmp_path):
     expected = f"source: '{tmp_path}' is not a run directory: it holds no config.yaml"
     assert message_of(tmp_path) == expected
-    assert message_of(tmp_path, average=True) == expected
+    assert message_of(tmp_path, ema=True) == expected
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ def states(built) -> dict:
 
 def test_what_has_a_state_follows_from_the_config(build, full) -> None:
     assert list(build().state.parts()) == ["student", "optimizer"]
-    every = ["student", "optimizer", "average", "information", "statistics_optimizer"]
+    every = ["student", "optimizer", "ema", "information", "statistics_optimizer"]
     assert list(full().state.parts()) == every
     assert list(full({"mi.every": "epoch"}).state.parts()) == every[:-1]
     assert list(build({"mi.weight": 0.1}).state.parts()) == ["student", "optimizer"]  # no teacher, so no token

@@ -1,1 +1,1 @@
-"""The commands, one module each, with `main(argv)`. They raise `UserError`; `mixstill.cli` makes exit codes of it."""
+"""The commands, a module each, with `USAGE` and `main(argv)`. They raise `UserError`; `mixstill.cli` does the rest."""

@@ -28,16 +28,11 @@ What is finished in DIR is kept: call it again after an interruption.
 
 def main(argv: list[str]) -> None:
     """Run the comparison, print its table, and leave it as demo.json beside the runs."""
-    line = parse(argv, flags=("json", "help"), values=("seeds", "output"))
+    line = parse(argv, flags=("json"), values=("seeds", "output"))
     options = line.options
-    if "help" in options:
-        print(USAGE)
-        return
     if len(line.words) > 1:
         raise UserError(f"demo: takes one recipe, got {' '.join(line.words)}")
-    count = options.get("seeds", "3")
-    if not count.isdigit() or int(count) < 1:
-        raise UserError(f"--seeds: {count!r} is not valid; it must be a whole number, 1 or more")
+    seeds = range(line.whole("seeds") or 3)
     recipe = line.words[0] if line.words else "digits"
     config = recipes.load(recipe, line.config)
     if not config.distill.teachers:
@@ -45,16 +40,16 @@ def main(argv: list[str]) -> None:
     output = Path(options.get("output", Path("runs", "demo"))).expanduser()
 
     from mixstill.files import write_json
-    from mixstill.train.run import machine, pick_device
+    from mixstill.train.device import machine, pick_device
 
     rows: dict[str, list[float]] = {}
-    for seed in range(int(count)):
+    for seed in seeds:
         for name, top1 in _one_seed(config, output / f"seed{seed}", seed).items():
             rows.setdefault(name, []).append(top1)
     gains = [std - plain for std, plain in zip(rows["STD student"], rows["plain student"], strict=True)]
     result = {
         "recipe": recipe,
-        "seeds": list(range(int(count))),
+        "seeds": list(seeds),
         "top1": {name: _spread(values) for name, values in rows.items()},
         "gain": _spread(gains),
         "machine": machine(pick_device(config.train.device)),

@@ -31,11 +31,8 @@ SPACES = ("logit", "probability")
 
 def main(argv: list[str]) -> None:
     """Evaluate one classifier and print its score."""
-    line = parse(argv, flags=("json", "help", "use-ema"), values=("model", "split", "head", "space"))
+    line = parse(argv, flags=("json", "use-ema"), values=("model", "split", "head", "space"))
     options = line.options
-    if "help" in options:
-        print(USAGE)
-        return
     if len(line.words) != 1:
         raise UserError(f"eval: takes one SOURCE, got {' '.join(line.words) or 'none'}")
     split, space = options.get("split", "test"), options.get("space", "logit")
@@ -46,10 +43,10 @@ def main(argv: list[str]) -> None:
 
     from mixstill.data import load_split
     from mixstill.distill.classifier import load_classifier
+    from mixstill.train.device import pick_device
     from mixstill.train.evaluate import evaluate
-    from mixstill.train.run import pick_device
 
-    classifier = load_classifier(line.words[0], model=options.get("model"), average="use-ema" in options)
+    classifier = load_classifier(line.words[0], model=options.get("model"), ema="use-ema" in options)
     trained = {} if classifier.config is None else {"data": to_dict(classifier.config)["data"]}
     config = from_dict(merge(trained, line.config))
     data, facts = config.data, classifier.facts

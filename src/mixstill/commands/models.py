@@ -21,16 +21,11 @@ in front is the student of that backbone with two token modules at its last bloc
 
 def main(argv: list[str]) -> None:
     """Print the sizes of the models that fit."""
-    line = parse(argv, flags=("json", "help"), values=("num-classes",))
+    line = parse(argv, flags=("json"), values=("num-classes",))
     options = line.options
-    if "help" in options:
-        print(USAGE)
-        return
     if len(line.words) > 1 or line.config:
         raise UserError(f"models: takes one GLOB, got {' '.join([*line.words, *line.config])}")
-    count = options.get("num-classes")
-    if count is not None and (not count.isdigit() or int(count) < 1):
-        raise UserError(f"--num-classes: {count!r} is not valid; it must be a whole number, 1 or more")
+    num_classes = line.whole("num-classes")
 
     from mixstill.distill.sizes import known_models, own_models, size_of
 
@@ -38,7 +33,7 @@ def main(argv: list[str]) -> None:
     found = own_models() if glob is None else fnmatch.filter(known_models(), glob)
     if not found:
         raise unknown("model", glob, known_models())
-    sizes = [size_of(name, None if count is None else int(count)) for name in found]
+    sizes = [size_of(name, num_classes) for name in found]
     if "json" in options:
         print(json.dumps([asdict(size) for size in sizes], indent=1))
         return

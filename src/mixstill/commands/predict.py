@@ -22,28 +22,23 @@ SOURCE is a run directory, a weights file, a timm name or a hub id.
 
 def main(argv: list[str]) -> None:
     """Classify each image by the average of the heads and print its likeliest classes."""
-    line = parse(argv, flags=("json", "help", "use-ema"), values=("model", "top", "device"))
+    line = parse(argv, flags=("json", "use-ema"), values=("model", "top", "device"))
     options = line.options
-    if "help" in options:
-        print(USAGE)
-        return
     if len(line.words) < 2:
         raise UserError(f"predict: takes a SOURCE and one IMAGE or more, got {' '.join(line.words) or 'none'}")
     if line.config:
         raise UserError(f"predict: does not take the config field {next(iter(line.config))!r}")
-    top = options.get("top", "5")
-    if not top.isdigit() or int(top) < 1:
-        raise UserError(f"--top: {top!r} is not valid; it must be a whole number, 1 or more")
+    top = line.whole("top") or 5
 
     import torch
 
     from mixstill.data import normalise, open_image, to_float
     from mixstill.distill.classifier import load_classifier
     from mixstill.distill.student import StudentOutput
-    from mixstill.train.run import pick_device
+    from mixstill.train.device import pick_device
 
     source, *images = line.words
-    classifier = load_classifier(source, model=options.get("model"), average="use-ema" in options)
+    classifier = load_classifier(source, model=options.get("model"), ema="use-ema" in options)
     facts, device = classifier.facts, pick_device(options.get("device", "auto"))
     model = classifier.model.to(device)
     names = facts.classes or [str(index) for index in range(facts.num_classes)]
@@ -52,7 +47,7 @@ def main(argv: list[str]) -> None:
         with torch.no_grad():
             output = model(normalise(pixels.unsqueeze(0), facts.mean, facts.std))
         logits = output.predict() if isinstance(output, StudentOutput) else output
-        best = logits[0].float().softmax(-1).topk(min(int(top), facts.num_classes))
+        best = logits[0].float().softmax(-1).topk(min(top, facts.num_classes))
         classes = [names[index] for index in best.indices.tolist()]
         probabilities = best.values.tolist()
         if "json" in options:

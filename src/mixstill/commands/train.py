@@ -24,15 +24,12 @@ Teachers that are recipes are taken from a finished run beside the output, or tr
   --json         print the summary as JSON
 
 Fields of the config:
-"""
+""" + "\n".join(help_lines())
 
 
 def main(argv: list[str]) -> None:
     """Train, or go on with, one run."""
-    line = parse(argv, flags=("resume", "quiet", "json", "help"), values=("output",))
-    if line.options.get("help"):
-        print(USAGE + "\n".join(help_lines()))
-        return
+    line = parse(argv, flags=("resume", "quiet", "json"), values=("output",))
     if len(line.words) > 1:
         raise UserError(f"train: takes one recipe, got {' '.join(line.words)}")
     resume, quiet = "resume" in line.options, "quiet" in line.options

@@ -23,7 +23,7 @@ from mixstill.models.create import create_backbone, pixels
 from mixstill.models.weights import SUFFIXES
 
 WEIGHTS_FILE = "weights.safetensors"
-AVERAGE_FILE = "average.safetensors"
+EMA_FILE = "ema.safetensors"
 _KEY = "mixstill"  # of the safetensors metadata
 
 
@@ -80,20 +80,20 @@ def save_student(path: Path, student: nn.Module, config: Config, facts: Facts) -
     write_weights(path, student.state_dict(), {_KEY: json.dumps(about)})
 
 
-def load_classifier(source: str, *, model: str | None = None, average: bool = False) -> Classifier:
+def load_classifier(source: str, *, model: str | None = None, ema: bool = False) -> Classifier:
     """The classifier that `source` names, in eval mode on the CPU.
 
     Args:
         source: a run directory, a weights file, a timm name, or `hf-hub:` and `local-dir:` ids.
         model: the timm name of the architecture of a weights file that does not tell it.
-        average: take a run's moving average of the weights.
+        ema: take a run's moving average of the weights.
 
     Raises:
         UserError: nothing of that name, a file that is damaged, foreign or refused, or weights that do not fit.
     """
     path = Path(source).expanduser()
     if path.is_dir():
-        return _from_file(_weights_of_run(path, average), model, path.resolve().name)
+        return _from_file(_weights_of_run(path, ema), model, path.resolve().name)
     if path.exists() or path.suffix in SUFFIXES:
         return _from_file(path, model, path.stem)
     if source.partition(":")[0] in ("hf-hub", "local-dir"):
@@ -105,13 +105,13 @@ def load_classifier(source: str, *, model: str | None = None, average: bool = Fa
     return _from_timm(source)
 
 
-def _weights_of_run(run: Path, average: bool) -> Path:
-    path = run / (AVERAGE_FILE if average else WEIGHTS_FILE)
+def _weights_of_run(run: Path, ema: bool) -> Path:
+    path = run / (EMA_FILE if ema else WEIGHTS_FILE)
     if path.exists():
         return path
     if not (run / "config.yaml").exists():
         raise UserError(f"source: {str(run)!r} is not a run directory: it holds no config.yaml")
-    missing = "keeps no moving average (train.ema_decay)" if average else "is not finished; train it on with --resume"
+    missing = "keeps no moving average (train.ema_decay)" if ema else "is not finished; train it on with --resume"
     raise UserError(f"source: the run {str(run)!r} {missing}")
 
 

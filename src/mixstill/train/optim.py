@@ -25,7 +25,9 @@ def learning_rate(config: OptimConfig, step: int, steps_per_epoch: int, epochs: 
 
 def build_optimizer(config: OptimConfig, model: nn.Module) -> torch.optim.Optimizer:
     """AdamW or Nesterov SGD over the parameters of `model`; biases, norms and tokens undecayed unless `decay_all`."""
-    arguments: dict[str, Any] = {"betas": config.opt_betas, "eps": config.opt_eps} if config.opt == "adamw" else {}
+    arguments: dict[str, Any] = {"betas": config.opt_betas, "eps": config.opt_eps}
+    if config.opt == "sgd":
+        arguments = {"nesterov": config.momentum > 0}
     optimizer: torch.optim.Optimizer = create_optimizer_v2(
         list(model.parameters()) if config.decay_all else model,  # timm spares what a model names
         opt=config.opt,

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import platform
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from importlib import metadata
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,13 +16,14 @@ from torch import nn
 from mixstill.config import Config, differences, from_dict, read_yaml, to_dict, write_yaml
 from mixstill.data import load_splits
 from mixstill.data.loading import SplitName
-from mixstill.distill.classifier import AVERAGE_FILE, WEIGHTS_FILE, Facts, build_student, save_student
+from mixstill.distill.classifier import EMA_FILE, WEIGHTS_FILE, Facts, build_student, save_student
 from mixstill.distill.objective import Objective
 from mixstill.distill.teachers import Teachers
 from mixstill.errors import UserError
 from mixstill.files import write_json
 from mixstill.models.create import create_backbone, pixels
 from mixstill.train.batch import Batches
+from mixstill.train.device import machine, pick_device
 from mixstill.train.evaluate import Score, evaluate, main_head, plain
 from mixstill.train.loop import fit
 from mixstill.train.progress import Display
@@ -147,8 +146,8 @@ def _train(config: Config, path: Path, display: Display) -> dict[str, Any]:
 
     # close
     save_student(path / WEIGHTS_FILE, student, config, facts)
-    if state.average is not None:
-        save_student(path / AVERAGE_FILE, state.average.module, config, facts)
+    if state.ema is not None:
+        save_student(path / EMA_FILE, state.ema.module, config, facts)
     scores = {split: score(student, split) for split in measured}
     summary = {
         "complete": state.step == batches.total,
@@ -158,9 +157,7 @@ def _train(config: Config, path: Path, display: Display) -> dict[str, Any]:
         **asdict(main_head(scores["test"])),
         "split": "test",
         "heads": {split: plain(found) for split, found in scores.items()},
-        "average": None
-        if state.average is None
-        else {split: plain(score(state.average.module, split)) for split in measured},
+        "ema": None if state.ema is None else {split: plain(score(state.ema.module, split)) for split in measured},
         "parameters": count_parameters(student),
         "backbone_parameters": count_parameters(student.backbone),
         "teachers": dict(zip(teachers.module_names, config.distill.teachers, strict=True)),
@@ -184,30 +181,3 @@ def student_pixels(config: Config) -> int:
         return config.data.input_size
     with torch.device("meta"):
         return pixels(create_backbone(config.model.name, 1, kwargs=config.model.kwargs))
-
-
-def pick_device(name: str) -> torch.device:
-    """`auto`, `cpu`, `cuda` or `cuda:N` as a device. Raises `UserError` if there is no such device."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = None
-    if device is None or device.type not in ("cpu", "cuda"):
-        raise UserError(f"train.device: unknown device {name!r}; choose auto, cpu, cuda or cuda:N")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UserError(
-            f"train.device: {name!r} is not there; this machine has {torch.cuda.device_count()} CUDA devices"
-        )
-    return device
-
-
-def machine(device: torch.device) -> dict[str, Any]:
-    """What the figures were measured on."""
-    return {
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
-        "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        "versions": {name: metadata.version(name) for name in ("mixstill", "torch", "timm")},
-    }

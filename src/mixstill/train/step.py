@@ -70,8 +70,8 @@ class Stepper:
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
         state.step += 1
-        if state.average is not None:
-            state.average.update(state.student, step=state.step)
+        if state.ema is not None:
+            state.ema.update(state.student, step=state.step)
         return terms
 
     def regularise_epoch(self, state: State, batches: Batches, epoch: int) -> dict[str, Tensor]:
