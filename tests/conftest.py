@@ -1,7 +1,9 @@
 """What many tests need: a config that trains in a blink, two teachers on disk, the command line in process."""
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +14,21 @@ import torch
 from mixstill import cli
 from mixstill.config import Config, from_dict, merge, write_yaml
 from mixstill.data import load_split
-from mixstill.distill.classifier import Facts, build_student
+from mixstill.distill.classifier import Facts, build_student, save_student
 from mixstill.distill.objective import Objective
 from mixstill.distill.teachers import Teachers
 from mixstill.models import write_weights
 from mixstill.train.batch import Batches
+from mixstill.train.evaluate import Score
+from mixstill.train.loop import fit
+from mixstill.train.progress import Display
 from mixstill.train.run import student_pixels
 from mixstill.train.state import State
 from mixstill.train.step import Stepper
 
 TINY = {
     "model.name": "mixer_digits",
-    "model.kwargs": {"num_blocks": 2, "embed_dim": 16},
+    "model.kwargs": {"num_blocks": 2, "embed_dim": 8},
     "data.samples_per_class": 4,
     "views.pad": 1,
     "optim.lr": 1e-2,
@@ -77,18 +82,27 @@ class Built:
             terms.append(self.stepper.step(self.state, images, targets, epoch=epoch, index=index, rate=rate))
         return terms
 
+    def fit(self, folder: Path) -> list[dict[str, Any]]:
+        """Train to the end in `folder`, with one made-up score for every evaluation; the lines of metrics.jsonl."""
+        score = {"class": Score(50.0, 100.0, 1.0, 4)}
+        metrics, quiet = folder / "metrics.jsonl", Display("run", quiet=True)
+        fit(self.state, self.batches, self.stepper, lambda: score, metrics, folder / "last.pt", quiet)
+        return [json.loads(line) for line in metrics.read_text().splitlines()]
+
 
 @pytest.fixture(scope="session")
 def build() -> Callable[..., Built]:
     """Builds the state, the batches and the stepper of the tiny config with options over it."""
 
+    load, teach = cache(load_split), cache(Teachers)
+
     def make(options: dict[str, Any] | None = None) -> Built:
         config = make_tiny(options)
         size = student_pixels(config)
-        data = load_split(config.data, "train", "cpu", size)
+        data = load(config.data, "train", "cpu", size)
         facts = Facts(len(data.classes), data.classes, data.mean, data.std, size)
         student = build_student(config, facts.num_classes).train()
-        teachers = Teachers(student.placements, facts)
+        teachers = teach(student.placements, facts)
         objective = Objective(
             config.distill, config.train.smoothing, teachers.module_names, teachers.module_teacher, teachers.names
         )
@@ -111,15 +125,16 @@ def tiny_recipe(tmp_path: Path) -> Callable[..., str]:
 
 @pytest.fixture(scope="session")
 def teachers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Two weights files of CIFAR ResNets for ten classes, of other widths and of weights that were never trained."""
+    """Two CIFAR ResNets for ten classes that were never trained: a student's file at 8 pixels, and a foreign one."""
     folder = tmp_path_factory.mktemp("teachers")
-    files = {}
-    for name, width in (("small", 4), ("large", 6)):
-        torch.manual_seed(width)
-        model = timm.create_model("cifar_resnet8", num_classes=10, width=width)
-        write_weights(folder / f"{name}.safetensors", model.state_dict())
-        files[name] = str(folder / f"{name}.safetensors")
-    return files
+    files = {name: folder / f"{name}.safetensors" for name in ("small", "large")}
+    options = {"model.name": "cifar_resnet8", "model.kwargs": {"width": 4}, "data.input_size": 8, "train.seed": 4}
+    config = make_tiny(options)
+    facts = Facts(10, tuple("0123456789"), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), 8)
+    save_student(files["small"], build_student(config, 10), config, facts)
+    torch.manual_seed(6)
+    write_weights(files["large"], timm.create_model("cifar_resnet8", num_classes=10, width=6).state_dict())
+    return {name: str(file) for name, file in files.items()}
 
 
 @dataclass(frozen=True)

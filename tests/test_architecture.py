@@ -11,11 +11,10 @@ ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "mixstill"
 FILES = sorted(SOURCE.rglob("*.py"))
 
-# Units (a module or package right under mixstill) from the ground up; those of one floor do not know each other,
-# but that config words its errors.
+# Units (a module or package right under mixstill) from the ground up; those of one floor do not know each other.
 FLOORS = [
-    {"errors"},
-    {"config", "rng", "files"},
+    {"errors", "files"},
+    {"config", "rng"},
     {"models", "data", "overrides", "recipes"},
     {"distill"},
     {"train"},

@@ -72,7 +72,7 @@ class CommandLine:
         text = self.options.get(name)
         if text is None:
             return None
-        if not text.isdigit() or int(text) < 1:
+        if not text.isdecimal() or int(text) < 1:
             raise UserError(f"--{name}: {text!r} is not valid; it must be a whole number, 1 or more")
         return int(text)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,9 +11,13 @@ import timm
 
 from mixstill import recipes
 from mixstill.config import Config, differences
+from mixstill.data import load_splits
+from mixstill.distill.classifier import Facts, check_student
 from mixstill.distill.placement import Placement
+from mixstill.distill.teachers import Teachers
 from mixstill.errors import unknown
-from mixstill.train.run import CONFIG_FILE, saved_config, saved_summary, train
+from mixstill.train.device import pick_device
+from mixstill.train.run import CONFIG_FILE, saved_config, saved_summary, student_pixels, train
 
 
 def resolve_teachers(config: Config, output: Path, *, seed: int | None = None, quiet: bool = False) -> Config:
@@ -20,18 +25,33 @@ def resolve_teachers(config: Config, output: Path, *, seed: int | None = None, q
 
     The teacher is trained on the student's data, device and step limit, by its recipe's seed or by `seed`. A finished
     run of just that config in a folder of the recipe's name beside `output` is taken; else it is trained, or its
-    training gone on with, in `output`/teachers. Raises `UserError` for a word that is no recipe, path or model.
+    training gone on with, in `output`/teachers.
+
+    Raises `UserError` for a word that is no recipe, path or model, and, before any teacher is trained, for whatever
+    else the student could not be trained for.
     """
-    resolved = []
-    for text in config.distill.teachers:
-        placement = Placement.parse(text)
-        if placement.teacher in recipes.names() and not Path(placement.teacher).exists():
-            run = _run_of(placement.teacher, _teacher_config(placement.teacher, config, seed), output, quiet)
-            text = str(replace(placement, teacher=str(run)))
-        elif _unknown_word(placement.teacher):
+    placements = [Placement.parse(text) for text in config.distill.teachers]
+    named = {p.teacher for p in placements if p.teacher in recipes.names() and not Path(p.teacher).exists()}
+    for placement in placements:
+        if placement.teacher not in named and _unknown_word(placement.teacher):
             raise unknown("distill.teachers", placement.teacher, [*recipes.names(), *timm.list_models()])
-        resolved.append(text)
-    return replace(config, distill=replace(config.distill, teachers=tuple(resolved)))
+    configs = {name: _teacher_config(name, config, seed) for name in sorted(named)}
+    runs = {name: _finished(name, its, output) for name, its in configs.items()}
+    if None in runs.values():
+        _check(config, [placement for placement in placements if placement.teacher not in named])
+    for name, its in configs.items():
+        runs[name] = runs[name] or _trained(its, output / "teachers" / name, quiet)
+    teachers = tuple(str(replace(p, teacher=str(runs.get(p.teacher, p.teacher)))) for p in placements)
+    return replace(config, distill=replace(config.distill, teachers=teachers))
+
+
+def _check(config: Config, others: Sequence[Placement]) -> None:
+    """Raises `UserError` if the student cannot be built, or its data or the `others` of its teachers not be had."""
+    check_student(config)
+    pick_device(config.train.device)
+    size = student_pixels(config)
+    data = load_splits(config.data, ["train", "test"], "cpu", size)["train"]
+    Teachers(others, Facts(len(data.classes), data.classes, data.mean, data.std, size))
 
 
 def _unknown_word(teacher: str) -> bool:
@@ -57,11 +77,15 @@ def _teacher_config(recipe: str, student: Config, seed: int | None) -> Config:
     return replace(config, data=data, train=options)
 
 
-def _run_of(recipe: str, config: Config, output: Path, quiet: bool) -> Path:
-    beside, own = output.parent / recipe, output / "teachers" / recipe
-    for run in (beside, own):
+def _finished(recipe: str, config: Config, output: Path) -> Path | None:
+    """The run directory of a finished run of `config`, where there is one."""
+    for run in (output.parent / recipe, output / "teachers" / recipe):
         summary = saved_summary(run)
         if summary is not None and summary["complete"] and not differences(saved_config(run), config):
             return run
-    train(config, own, resume=(own / CONFIG_FILE).exists(), quiet=quiet)
-    return own
+    return None
+
+
+def _trained(config: Config, run: Path, quiet: bool) -> Path:
+    train(config, run, resume=(run / CONFIG_FILE).exists(), quiet=quiet)
+    return run

@@ -23,6 +23,7 @@ from mixstill.distill.classifier import (
 from mixstill.distill.student import Student
 from mixstill.errors import UserError
 from mixstill.models import CifarResNet, read_weights, write_weights
+from mixstill.models.create import pixels
 
 FACTS = Facts(3, ("ant", "bee", "cat"), (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), 12)
 
@@ -81,6 +82,17 @@ def test_a_students_first_weights_depend_on_the_seed_alone(seed):
     assert not torch.equal(other["backbone.stem.proj.weight"], first["backbone.stem.proj.weight"])
 
 
+def test_a_student_is_as_its_config_says():
+    student = build_student(make_config(tokens="spatial", steps=2, propagate=True), 4)
+    assert [(p.teacher, p.place) for p in student.placements] == [("small", "1/3"), ("large", "2/3"), ("small", "last")]
+    assert student.earlier == (None, None, 0)
+    assert [len(module.spatial.steps) for module in student.token_modules] == [2, 2, 2]
+    assert all(module.channel is None for module in student.token_modules)
+    backbone = student.backbone
+    assert (len(backbone.blocks), backbone.embed_dim, backbone.num_classes, pixels(backbone)) == (3, 8, 4, 12)
+    assert backbone.blocks[0].drop_path.drop_prob == 0.1
+
+
 @pytest.mark.parametrize(
     "distill",
     [{}, {"tokens": "spatial", "steps": 2}, {"tokens": "none"}, {"propagate": True}, {"teachers": ()}],
@@ -120,14 +132,15 @@ def test_a_saved_students_backbone_is_not_fetched_again(tmp_path, monkeypatch):
     assert_same_outputs(found.model, student)
 
 
-def test_a_run_directory_gives_its_weights_or_their_average(tmp_path):
+def test_a_run_directory_gives_its_weights_or_their_average(tmp_path, monkeypatch):
     run = tmp_path / "my.run"
     run.mkdir()
     weights, config = save(run / WEIGHTS_FILE)
     write_yaml(config, run / "config.yaml")
     average = make_student(config)
     save_student(run / EMA_FILE, average, config, FACTS)
-    for source in (run, run / ".." / "my.run"):
+    monkeypatch.chdir(run)
+    for source in (run, "."):
         found = load_classifier(str(source))
         assert (found.name, found.facts, found.config) == ("my.run", FACTS, config)
         assert_same_outputs(found.model, weights)

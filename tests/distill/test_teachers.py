@@ -196,6 +196,7 @@ def test_a_teacher_that_cannot_be_had_is_a_users_mistake():
         (["resnet50", "runs/small"], ["resnet50", "small"]),
         (["runs/small/", "weights/net.safetensors"], ["small", "net"]),
         (["cifar_resnet20=weights/net.th", "hf-hub:timm/resnet50"], ["net", "resnet50"]),
+        (["."], ["."]),
         (["a/net.pt", "b/net.pt"], ["a/net.pt", "b/net.pt"]),
         (["net.a", "net.b", "runs/net.a.pt"], ["net.a", "net.b", "runs/net.a.pt"]),
         (["cifar_resnet8=net.pt", "resnet18=net.pt"], ["cifar_resnet8=net.pt", "resnet18=net.pt"]),

@@ -28,7 +28,7 @@ What is finished in DIR is kept: call it again after an interruption.
 
 def main(argv: list[str]) -> None:
     """Run the comparison, print its table, and leave it as demo.json beside the runs."""
-    line = parse(argv, flags=("json"), values=("seeds", "output"))
+    line = parse(argv, flags=("json",), values=("seeds", "output"))
     options = line.options
     if len(line.words) > 1:
         raise UserError(f"demo: takes one recipe, got {' '.join(line.words)}")

@@ -48,6 +48,8 @@ def main(argv: list[str]) -> None:
 
     classifier = load_classifier(line.words[0], model=options.get("model"), ema="use-ema" in options)
     trained = {} if classifier.config is None else {"data": to_dict(classifier.config)["data"]}
+    if not trained and "dataset" not in line.config.get("data", {}):
+        raise UserError(f"eval: {classifier.name!r} does not tell its data set; name it with --dataset")
     config = from_dict(merge(trained, line.config))
     data, facts = config.data, classifier.facts
     device = pick_device(config.train.device)

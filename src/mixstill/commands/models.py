@@ -21,7 +21,7 @@ in front is the student of that backbone with two token modules at its last bloc
 
 def main(argv: list[str]) -> None:
     """Print the sizes of the models that fit."""
-    line = parse(argv, flags=("json"), values=("num-classes",))
+    line = parse(argv, flags=("json",), values=("num-classes",))
     options = line.options
     if len(line.words) > 1 or line.config:
         raise UserError(f"models: takes one GLOB, got {' '.join([*line.words, *line.config])}")

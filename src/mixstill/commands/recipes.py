@@ -16,7 +16,7 @@ The shipped recipes: what each is for, where it is from, its command and its mea
 
 def main(argv: list[str]) -> None:
     """Print the header of each recipe."""
-    line = parse(argv, flags=("json"))
+    line = parse(argv, flags=("json",))
     if line.words or line.config:
         raise UserError(f"recipes: takes no arguments, got {' '.join([*line.words, *line.config])}")
     headers = {name: recipes.header(name) for name in recipes.names()}

@@ -36,7 +36,6 @@ def main(argv: list[str]) -> None:
     recipe = line.words[0] if line.words else None
     path = _output(line, recipe, resume)
 
-    from mixstill.distill.classifier import check_student
     from mixstill.teaching import resolve_teachers
     from mixstill.train.run import CONFIG_FILE, check_output, saved_config, train
 
@@ -47,7 +46,6 @@ def main(argv: list[str]) -> None:
         config = recipes.load(recipe or DEFAULT_RECIPE, line.config)
         if not resume:
             check_output(config, path, resume=False)
-        check_student(config)
         config = resolve_teachers(config, path, quiet=quiet)
     summary = train(config, path, resume=resume and found, quiet=quiet)
     if "json" in line.options:

@@ -88,5 +88,5 @@ def load_teacher(source: str) -> Classifier:
 
 def teacher_names(sources: Sequence[str]) -> list[str]:
     """A short name for each source, for logs: the last part of a path, or the sources where two would be alike."""
-    short = [Path(source.rpartition("=")[2]).stem for source in sources]
+    short = [Path(source.rpartition("=")[2]).stem or source for source in sources]
     return short if len(set(short)) == len(short) else list(sources)

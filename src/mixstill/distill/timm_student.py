@@ -1,4 +1,4 @@
-"""Students in timm's registry, under timm's calling convention, so that timm's own scripts can train them."""
+"""A student under timm's calling convention, so that timm's own scripts can train it."""
 
 from __future__ import annotations
 

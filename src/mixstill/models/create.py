@@ -109,6 +109,6 @@ def _side(size: int | Sequence[int]) -> int:
 def token_mixing_width(backbone: nn.Module) -> int | None:
     """The hidden width of the backbone's own token mixing, where it has one (Mixer); else None."""
     for name, module in backbone.named_modules():
-        if name.endswith("mlp_tokens.fc1"):
-            return int(cast(nn.Linear, module).out_features)
+        if name.endswith("mlp_tokens.fc2"):  # not fc1, which is twice as wide where it is gated (gMixer)
+            return int(cast(nn.Linear, module).in_features)
     return None

@@ -11,12 +11,15 @@ from typing import Any
 import torch
 from timm.utils import ModelEmaV3
 
+from mixstill import rng
 from mixstill.config import Config
 from mixstill.distill.mutual_information import MutualInformation
 from mixstill.distill.student import Student
 from mixstill.errors import UserError, one_line
 from mixstill.files import write_atomically
 from mixstill.train.optim import build_optimizer
+
+_BEFORE = 2**32 - 1  # the epoch of what is drawn before the first one
 
 
 @dataclass
@@ -37,6 +40,7 @@ class State:
         decay = config.train.ema_decay
         information = statistics_optimizer = None
         if config.mi.weight > 0 and student.token_shapes:
+            rng.seed_torch(config.train.seed, _BEFORE, 0)  # building the teachers has left the generator anywhere
             information = MutualInformation(
                 student.token_shapes, width=config.mi.width, ema_rate=config.mi.ema_rate
             ).to(device)

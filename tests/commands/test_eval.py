@@ -1,0 +1,238 @@
+"""`mixstill eval`: exact scores of runs and of foreign files, and one line for each thing that may be amiss."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+from torch.nn import functional as F
+
+from mixstill.data import load_split, normalise, to_float
+from mixstill.distill.classifier import Facts, build_student, load_classifier, save_student
+from mixstill.models import CifarResNet, write_weights
+
+IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+CIFAR10 = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
+
+
+def random_resnet(shortcut, pictures, mean, std):
+    """A ResNet-20 in eval mode that does not give one class to all pictures."""
+    torch.manual_seed(2)
+    model = CifarResNet(20, num_classes=10, shortcut=shortcut)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(std=0.3)
+            module.running_var.uniform_(0.5, 2)
+    nn.init.normal_(model.fc.weight)
+    logits = logits_of(model.eval(), pictures, mean, std)
+    spread = (logits - logits.mean(0)).std()
+    model.fc.bias.data = (model.fc.bias.data - logits.mean(0)) / spread
+    model.fc.weight.data /= spread
+    return model.float()
+
+
+def logits_of(model, pictures, mean, std):
+    """float64 [N,K], each image by its own equation: (x / 255 - mean) / std."""
+    x = torch.from_numpy(pictures).double().permute(0, 3, 1, 2) / 255
+    shape = (1, 3, 1, 1)
+    with torch.no_grad():
+        return model.double()((x - torch.tensor(mean).view(shape)) / torch.tensor(std).view(shape))
+
+
+def labels_of(logits):
+    """The best class of all but 10 images, the third best of the next 4, the worst of the last 6."""
+    order = logits.argsort(1, descending=True)
+    best = len(order) - 10
+    return torch.cat([order[:best, 0], order[best : best + 4, 2], order[best + 4 :, -1]])
+
+
+@pytest.mark.parametrize(
+    ("layout", "own", "other"), [("akamaster", IMAGENET, CIFAR10), ("chenyaofo", CIFAR10, IMAGENET)]
+)
+def test_a_public_file_scores_exactly_on_the_hubs_cifar10(
+    mixstill, write_cifar10, pictures, tmp_path, layout, own, other
+) -> None:
+    if layout == "akamaster":
+        model, file = random_resnet("A", pictures, *own), tmp_path / "resnet20-12fca82f.th"
+        words = ["--model", "cifar_resnet20"]
+        state = {f"module.{key.replace('fc.', 'linear.')}": value for key, value in model.state_dict().items()}
+        torch.save({"state_dict": state, "best_prec1": 92.6}, file)
+    else:
+        model, file = random_resnet("B", pictures, *own), tmp_path / "cifar10_resnet20-4118986f.pt"
+        words = []
+        torch.save(model.state_dict(), file)
+    logits = logits_of(model, pictures, *own)
+    labels = labels_of(logits)
+    assert len(labels[:30].unique()) > 2
+    assert logits_of(model, pictures, *other).argmax(1).eq(labels).sum() < 29  # the wrong normalisation shows
+    where = ("--dataset", "cifar10", "--data-dir", write_cifar10(labels.tolist()))
+    said = mixstill("eval", file, *words, *where, "--json", "--device", "cpu", "--eval-batch-size", 7)
+    assert (said.code, said.err) == (0, "")
+    assert json.loads(said.out) == {
+        "top1": 75.0,
+        "top5": 85.0,
+        "loss": pytest.approx(F.cross_entropy(logits, labels).item(), rel=1e-5),
+        "n": 40,
+        "head": "class",
+        "model": file.stem,
+        "split": "test",
+        "dataset": "cifar10",
+    }
+    said = mixstill("eval", file, *words, *where)
+    assert re.fullmatch(r"\* Acc@1 75\.000 Acc@5 85\.000 loss \d+\.\d{3}\n", said.out)
+
+
+def test_a_run_is_evaluated_on_its_own_data_to_the_scores_of_its_summary(mixstill, finished) -> None:
+    summary = json.loads((finished / "summary.json").read_text())
+    for words, head, found in (
+        ([], "average", summary["heads"]["test"]),
+        (["--head", "class"], "class", summary["heads"]["test"]),
+        (["--head", "distill", "--split", "val"], "distill", summary["heads"]["val"]),
+        (["--use-ema"], "average", summary["ema"]["test"]),
+        (["--use-ema", "--split", "val"], "average", summary["ema"]["val"]),
+    ):
+        said = mixstill("eval", finished, "--json", "--device", "cpu", *words)
+        assert said.code == 0, said
+        score = json.loads(said.out)
+        assert {key: score[key] for key in ("top1", "top5", "n")} == {
+            key: found[head][key] for key in ("top1", "top5", "n")
+        }
+        assert score["loss"] == pytest.approx(found[head]["loss"], rel=1e-6)
+        assert (score["head"], score["model"], score["dataset"]) == (head, "finished", "digits")
+    assert summary["heads"]["test"]["average"] != summary["ema"]["test"]["average"]
+
+
+def test_the_plain_output_is_one_line_as_published_tables_have_it(mixstill, finished) -> None:
+    said = mixstill("eval", finished)
+    assert re.fullmatch(r"\* Acc@1 \d+\.\d{3} Acc@5 \d+\.\d{3} loss \d+\.\d{3}\n", said.out)
+
+
+def test_heads_are_averaged_in_the_space_that_is_asked_for(mixstill, finished) -> None:
+    classifier = load_classifier(str(finished))
+    facts = classifier.facts
+    data = load_split(classifier.config.data, "test", "cpu", 8)
+    with torch.no_grad():
+        output = classifier.model(normalise(to_float(data.pixels[data.ids]), facts.mean, facts.std))
+    both = torch.stack([output.logits, output.heads[0]]).double()
+    expected = {"logit": both.mean(0).softmax(-1), "probability": both.softmax(-1).mean(0)}
+    found = {}
+    for space, chances in expected.items():
+        found[space] = json.loads(mixstill("eval", finished, "--space", space, "--json", "--device", "cpu").out)["loss"]
+        loss = F.nll_loss(chances.log(), data.labels[data.ids]).item()
+        assert found[space] == pytest.approx(loss, rel=1e-5)
+    assert found["logit"] != pytest.approx(found["probability"], rel=1e-5)
+
+
+def test_training_samples_and_other_fields_of_the_data_may_be_asked_for(mixstill, finished) -> None:
+    score = json.loads(mixstill("eval", finished, "--split", "train", "--json").out)
+    assert (score["n"], score["split"]) == (40, "train")
+    score = json.loads(mixstill("eval", finished, "--split", "train", "--data.samples_per_class", 2, "--json").out)
+    assert score["n"] == 20
+    assert mixstill("eval", finished, "--amp", "--eval-batch-size", 100).code == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--split", "tset"], "split: unknown value 'tset'; did you mean 'test'?"),
+        (["--head", "clas"], "head: unknown value 'clas'; did you mean 'class'?"),
+        (["--space", "probabilty"], "space: unknown value 'probabilty'; did you mean 'probability'?"),
+        (["--dataset", "cifar1"], "data.dataset: unknown value 'cifar1'; did you mean 'cifar10'?"),
+        (["--spilt", "test"], "option: unknown value '--spilt'; did you mean '--split'?"),
+        (["--device", "gpu"], "train.device: unknown device 'gpu'; choose auto, cpu, cuda or cuda:N"),
+        (["--eval-batch-size", "0"], "train.eval_batch_size: 0 is not valid; it must be positive"),
+        (["--dataset", "cifar10"], "data.data_dir: None is not valid; cifar10 needs the folder that it lies in"),
+    ],
+)
+def test_a_mistaken_option_is_one_line(refused, finished, words, message) -> None:
+    assert refused("eval", finished, *words) == message
+
+
+def test_the_source_is_one_word(refused, tmp_path, finished) -> None:
+    assert refused("eval") == "eval: takes one SOURCE, got none"
+    assert refused("eval", "a", "b") == "eval: takes one SOURCE, got a b"
+    assert (
+        refused("eval", "resnet18x")
+        == "source: 'resnet18x' is no run directory, weights file, timm name or hub id; did you mean 'resnet18'?"
+    )
+    assert "cannot be read: No such file" in refused("eval", tmp_path / "none.pt")
+    assert "is not a run directory: it holds no config.yaml" in refused("eval", tmp_path)
+
+
+def test_a_split_or_an_average_that_the_run_does_not_have_is_told(refused, tiny, teachers, tmp_path) -> None:
+    student, path = teachers["small"], tmp_path / "run"
+    path.mkdir()
+    (path / "config.yaml").touch()
+    assert refused("eval", student, "--split", "val").startswith("data.val_fraction: 0.0 leaves no validation split")
+    assert refused("eval", student, "--head", "average") == "head: unknown value 'average'; choose from class"
+    assert "is not finished; train it on with --resume" in refused("eval", path)
+    assert "keeps no moving average (train.ema_decay)" in refused("eval", path, "--use-ema")
+
+
+def test_a_data_set_with_another_number_of_classes_is_told_with_both(refused, finished, tmp_path) -> None:
+    for split in ("train", "test"):
+        for name in ("ant", "bee", "cat"):
+            (tmp_path / "set" / split / name).mkdir(parents=True)
+            Image.new("RGB", (9, 9)).save(tmp_path / "set" / split / name / "a.png")
+    said = refused("eval", finished, "--dataset", "folder", "--data-dir", tmp_path / "set")
+    assert said == "eval: finished has 10 classes, but folder has 3"
+
+
+def test_a_file_without_a_config_needs_the_name_of_the_data(refused, teachers) -> None:
+    assert refused("eval", teachers["large"]) == "eval: 'large' does not tell its data set; name it with --dataset"
+
+
+def test_a_missing_and_an_empty_folder_are_named(refused, teachers, tmp_path) -> None:
+    words = ("eval", teachers["large"], "--dataset", "cifar10", "--data-dir")
+    assert refused(*words, tmp_path / "none") == f"data.data_dir: '{tmp_path / 'none'}' is not a folder"
+    (tmp_path / "empty").mkdir()
+    assert refused(*words, tmp_path / "empty") == f"data.data_dir: '{tmp_path / 'empty'}' is empty"
+
+
+def test_a_corrupt_image_is_named_and_left_out_only_when_asked_for(mixstill, refused, tiny, tmp_path) -> None:
+    facts = Facts(2, ("ant", "bee"), *IMAGENET, 8)
+    config = tiny()
+    save_student(tmp_path / "two.safetensors", build_student(config, 2), config, facts)
+    for name in facts.classes:
+        for split in ("train", "val"):
+            (tmp_path / "set" / split / name).mkdir(parents=True)
+            pixels = np.random.default_rng(0).integers(0, 256, (9, 12, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "set" / split / name / "good.png")
+    bad = tmp_path / "set" / "val" / "bee" / "bad.png"
+    bad.write_bytes((bad.parent / "good.png").read_bytes()[:60])
+    words = ("eval", tmp_path / "two.safetensors", "--dataset", "folder", "--data-dir", tmp_path / "set")
+    said = refused(*words)
+    assert said.startswith(f"data.data_dir: corrupt image {bad}: ")
+    assert said.endswith("--data.skip_corrupt true leaves such images out")
+    assert refused(*words, "--data.skip_corrupt", "false") == said
+    said = mixstill(*words, "--data.skip_corrupt", "true", "--json")
+    assert (said.code, json.loads(said.out)["n"]) == (0, 2)
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        ("truncated", "damaged, or not a safetensors file: "),
+        ("truncated.pt", "damaged, or not a PyTorch file: "),
+        ("foreign", "damaged, or not a safetensors file: "),
+        ("empty", "the file is empty"),
+        ("malicious", "refused: it holds more than tensors; save its state dict alone"),
+    ],
+)
+def test_a_bad_file_is_one_line_and_nothing_in_it_runs(refused, bad_file, tmp_path, kind, reason) -> None:
+    file = bad_file(kind)
+    assert refused("eval", file, "--dataset", "digits").startswith(f"{file}: {reason}")
+    assert not (tmp_path / "mark").exists()
+
+
+def test_a_file_of_another_model_than_the_one_named_is_told(refused, teachers, tmp_path) -> None:
+    words = ("--dataset", "digits", "--model")
+    said = refused("eval", teachers["large"], *words, "cifar_resnet20")
+    assert said == f"{teachers['large']}: holds a cifar_resnet8, not the cifar_resnet20 that was named"
+    said = refused("eval", teachers["large"], *words, "cifar_resnet200")
+    assert said == "model: unknown value 'cifar_resnet200'; did you mean 'cifar_resnet20'?"
+    write_weights(tmp_path / "other.safetensors", {"head.weight": torch.zeros(10, 8)})
+    assert "its architecture cannot be told from its keys" in refused("eval", tmp_path / "other.safetensors")

@@ -1,0 +1,103 @@
+"""`mixstill predict`: the likeliest classes of image files, by name."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from sklearn.datasets import load_digits
+from torch import nn
+
+from mixstill.distill.classifier import Facts, build_student, load_classifier, save_student
+
+FACTS = Facts(3, ("ant", "bee", "cat"), (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), 8)
+
+
+@pytest.fixture(scope="session")
+def images(tmp_path_factory) -> list[str]:
+    """Two digits as files of 8 x 8 pixels."""
+    folder = tmp_path_factory.mktemp("images")
+    files = []
+    for index, values in enumerate(load_digits().images[:2]):
+        file = folder / f"{index}.png"
+        Image.fromarray((values * 255 / 16).round().astype("uint8")).save(file)
+        files.append(str(file))
+    return files
+
+
+@pytest.fixture
+def insects(tiny, tmp_path) -> str:
+    """A student's file whose classes have names."""
+    file, config = tmp_path / "insects.safetensors", tiny()
+    student = build_student(config, 3)
+    nn.init.normal_(student.backbone.head.weight)
+    save_student(file, student, config, FACTS)
+    return str(file)
+
+
+def expected(source, index, *, ema=False) -> torch.Tensor:
+    """[K] probabilities of a digit, written from the equations."""
+    classifier = load_classifier(source, ema=ema)
+    x = torch.from_numpy((load_digits().images[index] * 255 / 16).round() / 255).float().expand(1, 3, 8, 8)
+    mean, std = (torch.tensor(value).view(1, 3, 1, 1) for value in (classifier.facts.mean, classifier.facts.std))
+    with torch.no_grad():
+        output = classifier.model((x - mean) / std)
+    both = [output.logits, *output.heads.mean(0, keepdim=True)] if len(output.heads) else [output.logits]
+    return torch.stack(both).mean(0).softmax(-1)[0]
+
+
+def test_class_names_are_shown_with_their_probabilities(mixstill, insects, images) -> None:
+    said = mixstill("predict", insects, *images)
+    assert (said.code, said.err) == (0, "")
+    for index, line in enumerate(said.out.splitlines()):
+        chances, order = expected(insects, index).sort(descending=True)
+        shown = "  ".join(f"{FACTS.classes[k]} {p:.3f}" for p, k in zip(chances, order, strict=True))
+        assert line == f"{images[index]}: {shown}"
+    assert index == 1
+
+
+def test_a_run_predicts_by_the_average_of_its_heads(mixstill, finished, images) -> None:
+    found = {}
+    for flag in ([], ["--use-ema"]):
+        said = mixstill("predict", finished, *images, "--top", 3, "--json", "--device", "cpu", *flag)
+        assert (said.code, said.err) == (0, "")
+        answers = [json.loads(line) for line in said.out.splitlines()]
+        assert [answer["image"] for answer in answers] == images
+        for index, answer in enumerate(answers):
+            best = expected(str(finished), index, ema=bool(flag)).topk(3)
+            assert answer["classes"] == [str(k) for k in best.indices.tolist()]
+            assert answer["probabilities"] == pytest.approx(best.values.tolist(), abs=1e-5)
+        found[bool(flag)] = answers
+    assert found[True] != found[False]
+    shown = mixstill("predict", finished, images[0]).out
+    assert re.fullmatch(rf"{re.escape(images[0])}:( +\d 0\.\d{{3}}){{5}}\n", shown)
+
+
+def test_there_are_no_more_classes_to_show_than_there_are(mixstill, insects, images) -> None:
+    answer = json.loads(mixstill("predict", insects, images[0], "--top", 9, "--json").out)
+    assert sorted(answer["classes"]) == ["ant", "bee", "cat"]
+    assert sum(answer["probabilities"]) == pytest.approx(1)
+
+
+def test_a_foreign_file_without_class_names_gives_numbers(mixstill, teachers, images) -> None:
+    said = mixstill("predict", teachers["large"], images[0], "--model", "cifar_resnet8", "--top", 1, "--json")
+    assert json.loads(said.out)["classes"][0] in [str(k) for k in range(10)]
+
+
+def test_an_image_that_cannot_be_read_is_named(refused, insects, images, tmp_path) -> None:
+    (tmp_path / "text.png").write_text("no image")
+    (tmp_path / "cut.png").write_bytes(Path(images[0]).read_bytes()[:50])
+    for name in ("none.png", "text.png", "cut.png"):
+        said = refused("predict", insects, tmp_path / name)
+        assert said.startswith(f"image '{tmp_path / name}' cannot be read: ")
+    assert refused("predict", insects, tmp_path).startswith(f"image '{tmp_path}' cannot be read: ")
+    assert refused("predict", insects, images[0], "--device", "gpu").startswith("train.device: unknown device 'gpu'")
+
+
+@pytest.mark.parametrize("kind", ["truncated", "foreign", "malicious"])
+def test_a_bad_file_is_one_line_and_nothing_in_it_runs(refused, bad_file, images, tmp_path, kind) -> None:
+    file = bad_file(kind)
+    assert refused("predict", file, images[0]).startswith(f"{file}: ")
+    assert not (tmp_path / "mark").exists()

@@ -1,0 +1,270 @@
+"""Every option of the config is run with another value than its default, and does what it is for."""
+
+import json
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import pytest
+import safetensors.torch
+import timm
+import torch
+from PIL import Image
+
+from mixstill.config import fields
+from mixstill.data.images import STATISTICS
+from mixstill.errors import UserError
+from mixstill.models import write_weights
+from mixstill.train.run import train
+
+STEPS = 4  # an epoch, so that what is done once in an epoch is done
+
+# Short names for what some options need beside them, filled in by `given`.
+TAUGHT = {"distill.teachers": ["small@1/2", "large@last"]}
+SOFT = TAUGHT | {"distill.kind": "soft"}
+MI = TAUGHT | {"mi.weight": 1.0, "mi.width": 8, "mi.lr": 0.1}
+SGD = {"optim.opt": "sgd"}
+BOTH = {"views.mixup": 0.8, "views.cutmix": 1.0}
+WARM = {"optim.warmup_epochs": 1.0}
+
+# (option, value, what goes with it): the same run without the option ends in other weights.
+BENDS = [
+    ("model.name", "mixer_micro_32", {}),
+    ("model.kwargs", {"num_blocks": 1, "embed_dim": 8}, {}),
+    ("model.drop_path", 0.5, {}),
+    ("data.input_size", 16, {}),
+    ("data.val_fraction", 0.5, {}),
+    ("data.samples_per_class", 3, {}),
+    ("views.pad", 2, {}),
+    ("views.hflip", 1.0, {}),
+    ("views.mixup", 0.8, {}),
+    ("views.cutmix", 1.0, {}),
+    ("views.mixup_prob", 0.0, {"views.mixup": 0.8}),
+    ("views.mixup_switch_prob", 1.0, BOTH),
+    ("views.mixup_switch_prob", 0.0, BOTH),
+    ("distill.teachers", ["small@last"], {}),
+    ("distill.teachers", ["small@1/2", "large@last", "small@last"], {}),
+    ("distill.kind", "soft", TAUGHT),
+    ("distill.alpha", 0.9, TAUGHT),
+    ("distill.tau", 3.0, SOFT),
+    ("distill.weights", "entropy", TAUGHT),
+    ("distill.weights", "uniform", TAUGHT),
+    ("distill.tokens", "spatial", TAUGHT),
+    ("distill.tokens", "channel", TAUGHT),
+    ("distill.tokens", "none", TAUGHT),
+    ("distill.steps", 2, TAUGHT),
+    ("distill.propagate", True, {"distill.teachers": ["small@1/2", "small@last"]}),
+    ("mi.weight", 0.5, MI),
+    ("mi.every", "epoch", MI),
+    ("mi.lr", 0.01, MI),
+    ("mi.width", 4, MI),
+    ("mi.ema_rate", 0.5, MI),
+    ("optim.opt", "sgd", {}),
+    ("optim.lr", 0.02, {}),
+    ("optim.weight_decay", 0.3, {}),
+    ("optim.decay_all", True, {}),
+    ("optim.momentum", 0.5, SGD),
+    ("optim.momentum", 0.0, SGD),
+    ("optim.opt_eps", 1e-3, {}),
+    ("optim.opt_betas", [0.5, 0.6], {}),
+    ("optim.clip_grad", 0.01, SGD),
+    ("optim.warmup_epochs", 2.0, {}),
+    ("optim.warmup_lr", 1e-3, WARM),
+    ("optim.min_lr", 5e-3, {}),
+    ("train.epochs", 3, {}),
+    ("train.max_steps", 2, {}),
+    ("train.batch_size", 8, {}),
+    ("train.smoothing", 0.3, {}),
+    ("train.amp", True, {}),
+    ("train.seed", 1, {}),
+]
+
+
+@pytest.fixture(scope="module")
+def given(teachers):
+    """The options with the files of the teachers in the place of their short names."""
+
+    def fill(options):
+        placed = [text.split("@") for text in options.get("distill.teachers", ())]
+        texts = [f"{teachers[name]}@{place}" for name, place in placed]
+        return options | ({"distill.teachers": texts} if texts else {})
+
+    return fill
+
+
+@pytest.fixture(scope="module")
+def weights(build, given, tmp_path_factory):
+    """The weights after a few steps of a run with these options; equal options are run once."""
+    known = {}
+    folder = tmp_path_factory.mktemp("run")
+
+    def run(options):
+        key = json.dumps(options, sort_keys=True)
+        if key not in known:
+            built = build(given({"train.max_steps": STEPS} | options))
+            built.fit(folder)
+            known[key] = built.state.student.state_dict()
+        return known[key]
+
+    return run
+
+
+def equal(one, other) -> bool:
+    return one.keys() == other.keys() and all(
+        one[k].shape == other[k].shape and torch.equal(one[k], other[k]) for k in one
+    )
+
+
+@pytest.mark.parametrize(("option", "value", "beside"), BENDS)
+def test_the_option_bends_the_run(weights, option, value, beside) -> None:
+    leaf = fields()[option]
+    assert (tuple(value) if isinstance(leaf.default, tuple) else value) != leaf.default
+    varied = weights(beside | {option: value})
+    assert all(tensor.isfinite().all() for tensor in varied.values())
+    assert not equal(varied, weights(beside))
+
+
+def test_the_same_options_give_the_same_weights(tiny, given, weights, tmp_path) -> None:
+    options = given(MI)
+    train(tiny({"train.max_steps": STEPS} | options), tmp_path / "again", quiet=True)
+    assert equal(safetensors.torch.load_file(tmp_path / "again" / "weights.safetensors"), weights(MI))
+
+
+# Options that leave the weights as they are, or need files of their own.
+
+
+def lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_pretrained_starts_from_the_weights_of_the_model(tiny, tmp_path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    model = timm.create_model("mixer_digits", num_blocks=1, embed_dim=8, num_classes=10)
+    write_weights(folder / "model.safetensors", model.state_dict())
+    cfg = {"num_classes": 10, "input_size": [3, 8, 8], "first_conv": "stem.proj", "classifier": "head"}
+    about = {"architecture": "mixer_digits", "num_classes": 10, "model_args": {"num_blocks": 1, "embed_dim": 8}}
+    (folder / "config.json").write_text(json.dumps(about | {"pretrained_cfg": cfg}))
+    still = {"model.name": f"local-dir:{folder}", "model.kwargs": {}, "optim.lr": 1e-30, "train.max_steps": 1}
+    for pretrained in (True, False):
+        path = tmp_path / str(pretrained)
+        train(tiny(still | {"model.pretrained": pretrained}), path, quiet=True)
+        found = safetensors.torch.load_file(path / "weights.safetensors")
+        assert equal({name: found[f"backbone.{name}"] for name in model.state_dict()}, model.state_dict()) == pretrained
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two classes in a train and a test folder, one image of which is broken."""
+    for split in ("train", "test"):
+        for label, name in enumerate(("ant", "bee")):
+            place = tmp_path / "data" / split / name
+            place.mkdir(parents=True)
+            for index in range(4):
+                pixels = np.random.default_rng(10 * label + index).integers(0, 256, (10, 12, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(place / f"{index}.png")
+    (tmp_path / "data" / "train" / "bee" / "broken.png").write_bytes(b"no image")
+    return str(tmp_path / "data")
+
+
+def test_a_folder_is_trained_on_and_its_corrupt_images_are_skipped_only_when_told(tiny, folder, tmp_path) -> None:
+    options = {"data.dataset": "folder", "data.data_dir": folder, "data.samples_per_class": None}
+    with pytest.raises(UserError, match=r"broken.png: not an image; --data.skip_corrupt true leaves such images out"):
+        train(tiny(options), tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run").exists()
+    summary = train(tiny(options | {"data.skip_corrupt": True, "train.batch_size": 4}), tmp_path / "run", quiet=True)
+    assert summary["steps"] == 4  # 8 whole images
+    assert summary["n"] == 8
+
+
+def test_a_data_set_that_is_there_is_not_downloaded(tiny, folder, tmp_path) -> None:
+    options = {"data.dataset": "folder", "data.data_dir": folder, "data.skip_corrupt": True, "data.download": True}
+    train(tiny(options | {"data.samples_per_class": 2, "train.batch_size": 4}), tmp_path / "run", quiet=True)
+
+
+def test_a_validation_split_is_measured_beside_the_test_split(tiny, tmp_path) -> None:
+    summary = train(tiny({"data.val_fraction": 0.1}), tmp_path / "run", quiet=True)
+    assert list(summary["heads"]) == ["val", "test"]
+    evaluated = next(line["eval"] for line in lines(tmp_path / "run") if "eval" in line)
+    assert evaluated["class"]["n"] == summary["heads"]["val"]["class"]["n"] != summary["n"]
+
+
+def test_micro_batches_end_in_the_same_weights(tiny, given, tmp_path) -> None:
+    options = given(SOFT | SGD | {"optim.lr": 0.1, "views.mixup": 0.8})
+    found = []
+    for parts in (1, 3):
+        train(tiny(options | {"train.micro_batches": parts}), tmp_path / str(parts), quiet=True)
+        found.append(safetensors.torch.load_file(tmp_path / str(parts) / "weights.safetensors"))
+    for name, value in found[0].items():
+        torch.testing.assert_close(value, found[1][name], atol=1e-5, rtol=0, msg=name)
+
+
+def test_a_moving_average_is_kept_beside_the_weights_and_leaves_them_as_they_are(tiny, weights, tmp_path) -> None:
+    summary = train(tiny({"train.ema_decay": 0.9, "train.max_steps": STEPS}), tmp_path / "run", quiet=True)
+    files = [safetensors.torch.load_file(tmp_path / "run" / f"{name}.safetensors") for name in ("weights", "ema")]
+    assert equal(files[0], weights({}))
+    assert not equal(*files)
+    assert summary["ema"]["test"]["class"] != summary["heads"]["test"]["class"]
+
+
+def test_threads_are_as_many_as_asked_for_and_put_back(tiny, tmp_path) -> None:
+    summary = train(tiny({"train.threads": 2, "train.max_steps": 1}), tmp_path / "run", quiet=True)
+    assert summary["machine"]["threads"] == 2
+    assert torch.get_num_threads() == 1
+
+
+def test_the_device_is_the_one_asked_for(tiny, tmp_path) -> None:
+    with pytest.raises(UserError, match=r"train.device: unknown device 'gpu'; choose auto, cpu, cuda or cuda:N"):
+        train(tiny({"train.device": "gpu"}), tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run").exists()
+
+
+def test_intervals_of_lines_evaluations_and_checkpoints(tiny, tmp_path, monkeypatch) -> None:
+    """The steps of lines, of evaluations, and of checkpoints; the loop's own tests try more of them."""
+    saved = []
+    monkeypatch.setattr("mixstill.train.state.State.save", lambda self, path: saved.append(self.step))
+    intervals = {"train.log_interval": 5, "train.eval_interval": 2, "train.checkpoint_interval": 3, "train.epochs": 3}
+    train(tiny(intervals), tmp_path / "run", quiet=True)
+    assert [line["step"] for line in lines(tmp_path / "run") if "eval" in line] == [8]
+    assert [line["step"] for line in lines(tmp_path / "run") if "eval" not in line] == [3, 5, 6, 8, 9, 10, 12]
+    assert saved == [3, 6, 8, 9, 12]
+
+
+def test_the_size_of_evaluation_batches_leaves_the_scores_as_they_are(tiny, tmp_path) -> None:
+    one = train(tiny({"train.max_steps": 3}), tmp_path / "one", quiet=True)
+    other = train(tiny({"train.max_steps": 3, "train.eval_batch_size": 100}), tmp_path / "other", quiet=True)
+    assert one["n"] == other["n"]
+    assert one["loss"] == pytest.approx(other["loss"], rel=1e-6)
+    assert (one["top1"], one["top5"]) == (other["top1"], other["top5"])
+
+
+SPECIAL = {
+    "model.pretrained": test_pretrained_starts_from_the_weights_of_the_model,
+    "data.dataset": test_a_folder_is_trained_on_and_its_corrupt_images_are_skipped_only_when_told,
+    "data.data_dir": test_a_folder_is_trained_on_and_its_corrupt_images_are_skipped_only_when_told,
+    "data.download": test_a_data_set_that_is_there_is_not_downloaded,
+    "data.skip_corrupt": test_a_folder_is_trained_on_and_its_corrupt_images_are_skipped_only_when_told,
+    "train.micro_batches": test_micro_batches_end_in_the_same_weights,
+    "train.ema_decay": test_a_moving_average_is_kept_beside_the_weights_and_leaves_them_as_they_are,
+    "train.threads": test_threads_are_as_many_as_asked_for_and_put_back,
+    "train.device": test_the_device_is_the_one_asked_for,
+    "train.log_interval": test_intervals_of_lines_evaluations_and_checkpoints,
+    "train.eval_interval": test_intervals_of_lines_evaluations_and_checkpoints,
+    "train.checkpoint_interval": test_intervals_of_lines_evaluations_and_checkpoints,
+    "train.eval_batch_size": test_the_size_of_evaluation_batches_leaves_the_scores_as_they_are,
+}
+
+
+def test_every_option_is_tested() -> None:
+    tested = {option for option, _, _ in BENDS} | set(SPECIAL)
+    assert set(fields()) - tested == set(), "a new option needs a test here"
+    assert tested - set(fields()) == set()
+
+
+@pytest.mark.parametrize("option", [name for name, leaf in fields().items() if leaf.choices])
+def test_every_choice_of_an_option_is_tested(option) -> None:
+    if option == "data.dataset":
+        assert set(get_args(fields()[option].type)) == set(STATISTICS)  # each source has its own tests
+        return
+    tried = {value for name, value, _ in BENDS if name == option}
+    assert tried | {fields()[option].default} == set(fields()[option].choices)
