@@ -1,9 +1,9 @@
 """Collect finished runs into one JSON of rows, and print its table.
 
-    python benchmarks/rows.py results/NAME.json --command "..." --note "..." ROW=RUN[,RUN...] ...
+    python benchmarks/rows.py results/NAME.json --command "..." --note "..." --row ROW=RUN[,RUN...] ...
     python benchmarks/rows.py results/NAME.json
 
-A row is the mean and the spread over the seeds of its runs, each at its last epoch. The commit is the one checked out.
+A row is the mean and the spread over the seeds of its runs, each at its last epoch.
 """
 
 from __future__ import annotations
@@ -20,16 +20,21 @@ def main() -> None:
     """Write the rows that are named, then print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", type=Path)
-    parser.add_argument("rows", nargs="*", metavar="ROW=RUN[,RUN...]")
+    parser.add_argument("--row", action="append", default=[], metavar="ROW=RUN[,RUN...]")
     parser.add_argument("--command", action="append", default=[])
     parser.add_argument("--note", default="")
+    parser.add_argument("--commit", help="what the runs were made with, where it is not what is checked out")
     options = parser.parse_args()
-    if options.rows:
-        commit = subprocess.run(["git", "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
-        rows = dict(_row(text) for text in options.rows)
+    if options.row:
+        commit = options.commit or _head()
+        rows = dict(_row(text) for text in options.row)
         result = {"commands": options.command, "commit": commit, "note": options.note, "rows": rows}
         options.file.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     print(table(json.loads(options.file.read_text(encoding="utf-8"))))
+
+
+def _head() -> str:
+    return subprocess.run(["git", "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
 
 
 def _row(text: str) -> tuple[str, dict[str, Any]]:
