@@ -10,7 +10,7 @@ from typing import Any
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Put `content` at `path` in one step: a temporary file beside it, synced to disk, then renamed."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f".{path.name}.partial")  # one name: what a killed run leaves, the next write takes
     try:
         with partial.open("wb") as file:
             file.write(content)

@@ -149,8 +149,8 @@ def test_a_run_that_is_killed_again_and_again_ends_as_if_it_had_not_been(launche
     print(f"seed {seed}")  # shown when the test fails
     draw = random.Random(seed)
     run = tmp_path / "run"
-    for step in sorted(draw.sample(range(2, STEPS - 5), 2)):
-        wait = draw.random() * 0.02
+    for step in sorted(draw.sample(range(2, STEPS - 6), 2)):
+        wait = draw.random() * 0.01
 
         def late(step: int = step, wait: float = wait) -> bool:
             if not reached(run, step)():

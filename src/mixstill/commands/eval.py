@@ -27,6 +27,7 @@ SOURCE is a run directory, a weights file, a timm name or a hub id.
 """
 SPLITS = ("train", "val", "test")
 SPACES = ("logit", "probability")
+FIELDS = ("train.device", "train.eval_batch_size", "train.amp")  # besides data.*
 
 
 def main(argv: list[str]) -> None:
@@ -35,6 +36,12 @@ def main(argv: list[str]) -> None:
     options = line.options
     if len(line.words) != 1:
         raise UserError(f"eval: takes one SOURCE, got {' '.join(line.words) or 'none'}")
+    for section, values in line.config.items():
+        for name in values:
+            if section != "data" and f"{section}.{name}" not in FIELDS:
+                raise UserError(
+                    f"eval: does not take the config field {section}.{name}; it takes data.* and {', '.join(FIELDS)}"
+                )
     split, space = options.get("split", "test"), options.get("space", "logit")
     if split not in SPLITS:
         raise unknown("split", split, SPLITS)

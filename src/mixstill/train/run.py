@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ from mixstill.data.loading import SplitName
 from mixstill.distill.classifier import EMA_FILE, WEIGHTS_FILE, Facts, build_student, save_student
 from mixstill.distill.objective import Objective
 from mixstill.distill.teachers import Teachers
-from mixstill.errors import UserError
+from mixstill.errors import RunError, UserError
 from mixstill.files import write_json
 from mixstill.models.create import create_backbone, pixels
 from mixstill.train.batch import Batches
@@ -145,10 +146,12 @@ def _train(config: Config, path: Path, display: Display) -> dict[str, Any]:
     )
 
     # close
+    scores = {split: score(student, split) for split in measured}
+    if not math.isfinite(main_head(scores["test"]).loss):
+        raise RunError(f"step {state.step}: the loss on test is {main_head(scores['test']).loss}")
     save_student(path / WEIGHTS_FILE, student, config, facts)
     if state.ema is not None:
         save_student(path / EMA_FILE, state.ema.module, config, facts)
-    scores = {split: score(student, split) for split in measured}
     summary = {
         "complete": state.step == batches.total,
         "step": state.step,
