@@ -49,7 +49,7 @@ def main(argv: Sequence[str]) -> int:
         sys.stderr.close()
         return 1
     except RuntimeError as error:
-        if type(error).__name__ != "OutOfMemoryError":
+        if type(error).__name__ != "OutOfMemoryError" and "can't allocate memory" not in str(error):
             raise
         return _say(
             RunError("the device is out of memory; try more --train.micro_batches or a smaller --batch-size"), 1

@@ -132,6 +132,10 @@ def _override(config: RawConfig, name: str, given: list[str], own: Sequence[str]
     head, dot, tail = dotted.partition(".")
     dotted = f"{head}{dot}{tail.replace('-', '_')}"
     if dotted not in fields():
+        last = dotted.rpartition(".")[2].replace("-", "_")
+        same = [field for field in fields() if field.rpartition(".")[2] == last]
+        if same:
+            raise UserError(f"option: unknown value '--{name}'; did you mean '--{same[0]}'?")
         choices = [*own, *ALIASES, *fields()]
         raise UserError(str(unknown("option", f"--{name}", [f"--{choice}" for choice in choices])))
     config.setdefault(head, {})[dotted.partition(".")[2]] = _value(fields()[dotted], name, given)
@@ -141,9 +145,11 @@ def _value(leaf: Field, name: str, given: list[str]) -> Any:
     if leaf.type is bool and not given:
         return True
     if isinstance(leaf.default, tuple):
+        if not given:
+            raise UserError(f"--{name}: takes a value, or several, or none; got nothing")
         if given in (["none"], ["null"]):
             return []
-        return " ".join(given).replace(",", " ").split() if float in get_args(leaf.type) else " ".join(given)
+        return " ".join(given).replace(",", " ").split() if float in get_args(leaf.type) else given
     _count(name, given, 1)
     if isinstance(leaf.default, dict):
         return _typed(name, given[0])

@@ -15,7 +15,7 @@ from mixstill.data import load_splits
 from mixstill.distill.classifier import Facts, check_student
 from mixstill.distill.placement import Placement
 from mixstill.distill.teachers import Teachers
-from mixstill.errors import unknown
+from mixstill.errors import InterruptedRun, UserError, unknown
 from mixstill.train.device import pick_device
 from mixstill.train.run import CONFIG_FILE, saved_config, saved_summary, student_pixels, train
 
@@ -41,7 +41,7 @@ def resolve_teachers(config: Config, output: Path, *, seed: int | None = None, q
         _check(config, [placement for placement in placements if placement.teacher not in named])
     for name, its in configs.items():
         runs[name] = runs[name] or _trained(its, output / "teachers" / name, quiet)
-    teachers = tuple(str(replace(p, teacher=str(runs.get(p.teacher, p.teacher)))) for p in placements)
+    teachers = tuple(str(replace(p, teacher=_absolute(str(runs.get(p.teacher, p.teacher))))) for p in placements)
     return replace(config, distill=replace(config.distill, teachers=teachers))
 
 
@@ -54,6 +54,27 @@ def _check(config: Config, others: Sequence[Placement]) -> None:
     Teachers(others, Facts(len(data.classes), data.classes, data.mean, data.std, size))
 
 
+def _absolute(teacher: str) -> str:
+    """A path as it is found from any folder; names and ids as they are."""
+    return str(Path(teacher).resolve()) if Path(teacher).exists() else teacher
+
+
+def teachers_of_run(config: Config, saved: Config) -> Config:
+    """`config` with the teachers of the saved run that it resumes, where they are the ones that it names.
+
+    So a resumed student keeps the very teachers that it began with, and none is trained for it again.
+    """
+    named = [Placement.parse(text) for text in config.distill.teachers]
+    kept = [Placement.parse(text) for text in saved.distill.teachers]
+    same = len(named) == len(kept) and all(map(_same, named, kept))
+    return replace(config, distill=replace(config.distill, teachers=saved.distill.teachers)) if same else config
+
+
+def _same(named: Placement, kept: Placement) -> bool:
+    recipe = named.teacher in recipes.names() and Path(kept.teacher).name == named.teacher
+    return named.place == kept.place and (recipe or _absolute(named.teacher) == kept.teacher)
+
+
 def _unknown_word(teacher: str) -> bool:
     """Whether it is a bare word that names neither a path nor a model of timm."""
     return re.fullmatch(r"[\w-]+", teacher) is not None and not (Path(teacher).exists() or timm.is_model(teacher))
@@ -61,6 +82,11 @@ def _unknown_word(teacher: str) -> bool:
 
 def _teacher_config(recipe: str, student: Config, seed: int | None) -> Config:
     config = recipes.load(recipe)
+    if config.data.dataset != student.data.dataset:
+        raise UserError(
+            f"distill.teachers: {recipe!r} is a recipe for {config.data.dataset}, but data.dataset is "
+            f"{student.data.dataset!r}; name a teacher for that"
+        )
     data = replace(
         config.data,
         data_dir=student.data.data_dir,
@@ -87,5 +113,9 @@ def _finished(recipe: str, config: Config, output: Path) -> Path | None:
 
 
 def _trained(config: Config, run: Path, quiet: bool) -> Path:
-    train(config, run, resume=(run / CONFIG_FILE).exists(), quiet=quiet)
+    try:
+        train(config, run, resume=(run / CONFIG_FILE).exists(), quiet=quiet)
+    except InterruptedRun as error:
+        text = f"the teacher {run.name} {error}; give the same command again to go on"
+        raise InterruptedRun(error.signal, text) from error
     return run

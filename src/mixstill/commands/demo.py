@@ -35,6 +35,8 @@ def main(argv: list[str]) -> None:
     seeds = range(line.whole("seeds") or 3)
     recipe = line.words[0] if line.words else "digits"
     config = recipes.load(recipe, line.config)
+    if "seed" in line.config.get("train", {}):
+        raise UserError("demo: takes --seeds N, not one --seed")
     if not config.distill.teachers:
         raise UserError(f"demo: the recipe {recipe!r} has no teachers to compare with")
     output = Path(options.get("output", Path("runs", "demo"))).expanduser()

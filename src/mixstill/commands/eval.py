@@ -27,7 +27,10 @@ SOURCE is a run directory, a weights file, a timm name or a hub id.
 """
 SPLITS = ("train", "val", "test")
 SPACES = ("logit", "probability")
-FIELDS = ("train.device", "train.eval_batch_size", "train.amp")  # besides data.*
+FIELDS = (
+    *("data.dataset", "data.data_dir", "data.val_fraction", "data.samples_per_class"),
+    *("data.download", "data.skip_corrupt", "train.device", "train.eval_batch_size", "train.amp"),
+)
 
 
 def main(argv: list[str]) -> None:
@@ -38,10 +41,8 @@ def main(argv: list[str]) -> None:
         raise UserError(f"eval: takes one SOURCE, got {' '.join(line.words) or 'none'}")
     for section, values in line.config.items():
         for name in values:
-            if section != "data" and f"{section}.{name}" not in FIELDS:
-                raise UserError(
-                    f"eval: does not take the config field {section}.{name}; it takes data.* and {', '.join(FIELDS)}"
-                )
+            if f"{section}.{name}" not in FIELDS:
+                raise UserError(f"eval: does not take the config field {section}.{name}; it takes {', '.join(FIELDS)}")
     split, space = options.get("split", "test"), options.get("space", "logit")
     if split not in SPLITS:
         raise unknown("split", split, SPLITS)
@@ -65,6 +66,9 @@ def main(argv: list[str]) -> None:
         raise UserError(
             f"eval: {classifier.name} has {facts.num_classes} classes, but {data.dataset} has {len(resident.classes)}"
         )
+    differing = facts.differing_class(resident.classes) if trained else None
+    if differing is not None:
+        raise UserError(f"eval: {classifier.name} was trained on other classes: {differing} in {data.dataset}")
     scores = evaluate(
         classifier.model.to(device),
         resident,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 from mixstill import recipes
 from mixstill.config import from_dict, merge, to_dict
-from mixstill.errors import UserError
+from mixstill.errors import InterruptedRun, UserError
 from mixstill.overrides import CommandLine, help_lines, parse
 
 DEFAULT_RECIPE = "digits"
@@ -36,18 +37,25 @@ def main(argv: list[str]) -> None:
     recipe = line.words[0] if line.words else None
     path = _output(line, recipe, resume)
 
-    from mixstill.teaching import resolve_teachers
+    from mixstill.teaching import resolve_teachers, teachers_of_run
     from mixstill.train.run import CONFIG_FILE, check_output, saved_config, train
 
-    found = (path / CONFIG_FILE).exists()
-    if resume and recipe is None:
-        config = from_dict(merge(to_dict(saved_config(path)), line.config))
+    if resume and recipe is not None and not (path / CONFIG_FILE).exists():
+        print(f"mixstill: there is no run in {path} to go on with; a new one begins", file=sys.stderr)
+        resume = False
+    if resume:
+        saved = saved_config(path)
+        config = from_dict(merge(to_dict(saved), line.config)) if recipe is None else recipes.load(recipe, line.config)
+        config = teachers_of_run(config, saved)
     else:
         config = recipes.load(recipe or DEFAULT_RECIPE, line.config)
-        if not resume:
-            check_output(config, path, resume=False)
+        check_output(config, path, resume=False)
         config = resolve_teachers(config, path, quiet=quiet)
-    summary = train(config, path, resume=resume and found, quiet=quiet)
+    try:
+        summary = train(config, path, resume=resume, quiet=quiet)
+    except InterruptedRun as error:
+        text = f"{error}; go on with: mixstill train --resume --output {path}"
+        raise InterruptedRun(error.signal, text) from error
     if "json" in line.options:
         print(json.dumps(summary))
     else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -36,6 +37,25 @@ class Facts:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     input_size: int
+
+    def __post_init__(self) -> None:
+        numbers = [*self.mean, *self.std]
+        if len(self.mean) != 3 or len(self.std) != 3 or not all(isinstance(value, int | float) for value in numbers):
+            raise ValueError(f"mean {self.mean} and std {self.std} are not three numbers each")
+        if not all(value > 0 for value in self.std):
+            raise ValueError(f"std {self.std} is not positive")
+        if not all(isinstance(value, int) and value > 0 for value in (self.num_classes, self.input_size)):
+            raise ValueError(f"num_classes {self.num_classes} and input_size {self.input_size} are not whole numbers")
+        if self.classes is not None and len(self.classes) != self.num_classes:
+            raise ValueError(f"{len(self.classes)} class names for {self.num_classes} classes")
+
+    def differing_class(self, classes: Sequence[str]) -> str | None:
+        """The first class whose name is another than in `classes`, told; None where they fit or either has no names."""
+        unnamed = self.classes is None or any(all(name.isdecimal() for name in one) for one in (self.classes, classes))
+        if unnamed or self.classes is None:
+            return None
+        pairs = enumerate(zip(self.classes, classes, strict=False))
+        return next((f"class {index} is {own!r} and {other!r}" for index, (own, other) in pairs if own != other), None)
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,11 @@ class Teacher(nn.Module):
                 f"distill.teachers: {classifier.name} has {own.num_classes} classes, "
                 f"but the data have {student.num_classes}"
             )
+        differing = own.differing_class(student.classes or ()) if classifier.config is not None else None
+        if differing is not None:
+            raise UserError(
+                f"distill.teachers: {classifier.name} was trained on other classes: {differing} in the data"
+            )
         self.model = classifier.model.eval().requires_grad_(False)
         self.input_size = own.input_size
         self.own, self.student = (own.mean, own.std), (student.mean, student.std)

@@ -27,7 +27,7 @@ def load(name: str, overrides: Mapping[str, Any] | None = None) -> Config:
     Raises:
         UserError: no such recipe (with the nearest one), or a field that is unknown or not valid.
     """
-    return from_dict(merge(_raw(name, ()), overrides or {}))
+    return from_dict(_over(_raw(name, ()), overrides or {}))
 
 
 def _raw(name: str, seen: tuple[str, ...]) -> RawConfig:
@@ -37,7 +37,15 @@ def _raw(name: str, seen: tuple[str, ...]) -> RawConfig:
         raise UserError(f"recipe: {' -> '.join((*seen, name))} goes round in a circle")
     raw = read_yaml(path)
     base = raw.pop("base", None)
-    return merge(_raw(str(base), (*seen, name)), raw) if base is not None else raw
+    return _over(_raw(str(base), (*seen, name)), raw) if base is not None else raw
+
+
+def _over(raw: RawConfig, overrides: Mapping[str, Any]) -> RawConfig:
+    """`raw` with `overrides` put over it; another model does not take over the arguments of the one before."""
+    old, new = raw.get("model"), overrides.get("model")
+    if isinstance(old, Mapping) and isinstance(new, Mapping) and new.get("name", old.get("name")) != old.get("name"):
+        raw = raw | {"model": {key: value for key, value in old.items() if key != "kwargs"}}
+    return merge(raw, overrides)
 
 
 def _path(name: str) -> Path:

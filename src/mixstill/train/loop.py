@@ -24,8 +24,10 @@ def fit(
     metrics: Path,
     checkpoint: Path,
     display: Display,
-) -> None:
+) -> dict[str, Score] | None:
     """Train `state` from its step to the last epoch or `train.max_steps`, and leave a checkpoint at the end.
+
+    Returns the scores after the last step, None where there was no step left.
 
     A checkpoint is written only after the terms of all steps before it were found finite.
     """
@@ -41,6 +43,7 @@ def fit(
             journal.write(line | means)
             display.metrics(state.step, last, means)
 
+    scores: dict[str, Score] | None = None
     state.student.train()
     with StopSignal() as stop, display.running(state.step, last):
         while state.step < last:
@@ -60,9 +63,9 @@ def fit(
             if state.step % options.log_interval == 0 or state.step == last:
                 close_window(epoch, rate)
 
-            # evaluate; the last time is the run's own
-            measured = done and (epoch + 1) % options.eval_interval == 0
-            if measured and state.step < last:
+            # evaluate
+            measured = state.step == last or (done and (epoch + 1) % options.eval_interval == 0)
+            if measured:
                 close_window(epoch, rate)
                 scores = score()
                 journal.write({"step": state.step, "epoch": epoch, "eval": plain(scores)})
@@ -70,8 +73,9 @@ def fit(
 
             # checkpoint
             due = options.checkpoint_interval is not None and state.step % options.checkpoint_interval == 0
-            if measured or due or state.step == last or stop.number is not None:
+            if measured or due or stop.number is not None:
                 close_window(epoch, rate)
                 state.save(checkpoint)
-            if stop.number is not None and state.step < last:
-                raise InterruptedRun(stop.number, f"stopped at step {state.step}; go on with --resume")
+            if stop.number is not None:
+                raise InterruptedRun(stop.number, f"stopped at step {state.step}")
+    return scores

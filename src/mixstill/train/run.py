@@ -19,8 +19,9 @@ from mixstill.data import load_splits
 from mixstill.data.loading import SplitName
 from mixstill.distill.classifier import EMA_FILE, WEIGHTS_FILE, Facts, build_student, save_student
 from mixstill.distill.objective import Objective
+from mixstill.distill.student import Student
 from mixstill.distill.teachers import Teachers
-from mixstill.errors import RunError, UserError
+from mixstill.errors import RunError, UserError, one_line
 from mixstill.files import write_json
 from mixstill.models.create import create_backbone, pixels
 from mixstill.train.batch import Batches
@@ -47,14 +48,22 @@ def saved_config(path: Path) -> Config:
 def saved_summary(path: Path) -> dict[str, Any] | None:
     """What the run in `path` came to; None where it has not ended."""
     file = path / SUMMARY_FILE
-    return cast(dict[str, Any], json.loads(file.read_text(encoding="utf-8"))) if file.exists() else None
+    if not file.exists():
+        return None
+    try:
+        summary = json.loads(file.read_text(encoding="utf-8"))
+        if not {"complete", "top1", "top5", "loss"} <= summary.keys():
+            raise ValueError("it is no summary of a run")
+    except (ValueError, AttributeError) as error:
+        raise UserError(f"{file}: cannot be read: {one_line(error)}") from error
+    return cast(dict[str, Any], summary)
 
 
 def check_output(config: Config, path: Path, resume: bool) -> None:
     """Raises `UserError` unless `config` may be trained in `path`: a new run in a free place, an old one unchanged."""
     if path.exists() and not path.is_dir():
         raise UserError(f"output: {str(path)!r} is not a directory")
-    if not resume and (path / CONFIG_FILE).exists():
+    if not resume and ((path / CONFIG_FILE).exists() or (path / CHECKPOINT).exists()):
         raise UserError(f"output: {str(path)!r} already holds a run; go on with --resume, or choose another --output")
     if resume:
         changed = differences(saved_config(path), config)
@@ -82,7 +91,7 @@ def train(config: Config, path: Path, *, resume: bool = False, quiet: bool = Fal
     if before is not None and before["complete"]:
         return before
     with _threads(config.train.threads):
-        return _train(config, path, Display(path.name, quiet=quiet))
+        return _train(config, path, Display(path.name, quiet=quiet), resume)
 
 
 @contextmanager
@@ -96,7 +105,7 @@ def _threads(count: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _train(config: Config, path: Path, display: Display) -> dict[str, Any]:
+def _train(config: Config, path: Path, display: Display, resume: bool) -> dict[str, Any]:
     device = pick_device(config.train.device)
     began = time.monotonic()
 
@@ -114,11 +123,14 @@ def _train(config: Config, path: Path, display: Display) -> dict[str, Any]:
     state = State.start(config, student)
     batches = Batches(data, config, size)
 
+    check_forward(student, config, size)
+    check_pairs(config, state, min(len(data), config.train.batch_size))
+
     # begin, or resume
     (path / CHECKPOINT).parent.mkdir(parents=True, exist_ok=True)
     write_yaml(config, path / CONFIG_FILE)
     checkpoint = path / CHECKPOINT
-    if checkpoint.exists():
+    if resume and checkpoint.exists():
         state.restore(checkpoint)
         display.say(f"resumed at step {state.step} of {batches.total}")
 
@@ -134,8 +146,11 @@ def _train(config: Config, path: Path, display: Display) -> dict[str, Any]:
         )
 
     # train
+    skipped = [name for split in splits.values() if split is not splits.get("val") for name in split.skipped]
+    if skipped:
+        display.say(f"left out {len(skipped)} corrupt images: {', '.join(skipped[:5])}{', ...' * (len(skipped) > 5)}")
     display.say(f"{len(data)} training images, {batches.per_epoch} steps per epoch, on {device}")
-    fit(
+    final = fit(
         state,
         batches,
         Stepper(config, teachers, objective),
@@ -146,7 +161,7 @@ def _train(config: Config, path: Path, display: Display) -> dict[str, Any]:
     )
 
     # close
-    scores = {split: score(student, split) for split in measured}
+    scores = {split: final if final and split == measured[0] else score(student, split) for split in measured}
     if not math.isfinite(main_head(scores["test"]).loss):
         raise RunError(f"step {state.step}: the loss on test is {main_head(scores['test']).loss}")
     save_student(path / WEIGHTS_FILE, student, config, facts)
@@ -164,6 +179,7 @@ def _train(config: Config, path: Path, display: Display) -> dict[str, Any]:
         "parameters": count_parameters(student),
         "backbone_parameters": count_parameters(student.backbone),
         "teachers": dict(zip(teachers.module_names, config.distill.teachers, strict=True)),
+        "skipped": list(skipped),
         "seconds": round(time.monotonic() - began, 1),
         "machine": machine(device),
         "config": to_dict(config),
@@ -171,6 +187,29 @@ def _train(config: Config, path: Path, display: Display) -> dict[str, Any]:
     write_json(path / SUMMARY_FILE, summary)
     display.say(f"{'done' if summary['complete'] else 'stopped'} at step {state.step}: {main_head(scores['test'])}")
     return summary
+
+
+@torch.no_grad()
+def check_forward(student: Student, config: Config, size: int) -> None:
+    """Raises `UserError` if the student does not give logits [B,K] for images of `size` pixels."""
+    parameter = next(student.parameters())
+    try:
+        logits = student.eval()(parameter.new_zeros(2, 3, size, size)).logits
+        if logits.shape != (2, student.num_classes):
+            raise ValueError(f"its class head gives the shape {list(logits.shape)}")
+    except (RuntimeError, ValueError, TypeError, AssertionError, IndexError) as error:
+        text = one_line(error, 160)
+        raise UserError(f"model: {config.model.name!r} cannot be trained on {size} pixels in RGB: {text}") from error
+
+
+def check_pairs(config: Config, state: State, batch: int) -> None:
+    """Raises `UserError` if the regulariser would get a sample without another one to pair it with."""
+    parts = 1 if config.mi.every == "epoch" else config.train.micro_batches
+    if state.information is not None and batch // parts < 2:
+        raise UserError(
+            f"mi.weight: the regulariser needs 2 samples or more at once, but a batch of {batch} in {parts} parts "
+            "has fewer; raise train.batch_size or lower train.micro_batches"
+        )
 
 
 def count_parameters(model: nn.Module) -> int:
