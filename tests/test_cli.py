@@ -170,7 +170,10 @@ def test_a_mistake_is_one_line(refused, tmp_path, monkeypatch, argv, message) ->
         (["--teachers", "digits-teacher@3/2"], "distill.teachers: digits-teacher@3/2: the place is out of range; "),
         (["--data.samples_per_class", "999"], "data.samples_per_class: 999 is not valid; class "),
         (["--max-steps", "0"], "train.max_steps: 0 is not valid; it must be positive"),
-        (["--dataset", "cifar10"], "data.data_dir: None is not valid; cifar10 needs the folder that it lies in"),
+        (
+            ["--dataset", "cifar10", "--teachers", "none"],
+            "data.data_dir: None is not valid; cifar10 needs the folder that it lies in",
+        ),
     ],
 )
 def test_a_run_that_cannot_be_is_one_line_and_leaves_nothing(refused_run, words, message) -> None:

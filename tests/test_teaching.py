@@ -99,7 +99,8 @@ def test_other_sources_stay_as_they_are(tiny, shelf, tmp_path, monkeypatch) -> N
     (tmp_path / "small").mkdir()  # a path goes before a recipe of its name
     teachers = ["a/b.pt@0", "cifar_resnet8=c.th@1/2", "resnet18@last", "hf-hub:timm/resnet18@0", "small@last"]
     config = student(tiny, distill__teachers=teachers)
-    assert resolve_teachers(config, tmp_path / "run") == config
+    here = f"{tmp_path / 'small'}@last"  # found from any folder when the run is resumed
+    assert resolve_teachers(config, tmp_path / "run").distill.teachers == (*teachers[:-1], here)
     assert resolve_teachers(tiny(), tmp_path / "run") == tiny()
 
 
@@ -112,7 +113,7 @@ def test_whatever_is_amiss_is_told_before_a_teacher_is_trained(tiny, shelf, teac
         ({"distill.teachers": ["small@last", "x.pt@0"]}, "distill.teachers: x.pt: cannot be read"),
         ({"distill.teachers": ["small@last", "small@5"]}, "distill.teachers: small@5: the place is out of range"),
         ({"data.samples_per_class": 999}, "data.samples_per_class: 999 is not valid"),
-        ({"data.dataset": "cifar10", "data.data_dir": str(tmp_path / "none")}, "data.data_dir: "),
+        ({"data.dataset": "cifar10", "data.data_dir": "x"}, "distill.teachers: 'small' is a recipe for digits"),
         ({"train.device": "gpu"}, "train.device: unknown device 'gpu'"),
     ):
         with pytest.raises(UserError) as error:

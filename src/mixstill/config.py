@@ -296,8 +296,6 @@ def _checked(name: str, value: Any) -> Any:
         value = _words(name, value) if isinstance(value, str) else value
         if not isinstance(value, list | tuple):
             raise UserError(f"{name}: expected text or a list of texts, got {value!r}")
-        if len(value) == 1 and isinstance(value[0], str) and not Path(value[0].rpartition("@")[0] or value[0]).exists():
-            value = _words(name, value[0])  # one word of a command line may hold several teachers
     return value
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, get_args
 
 import yaml
@@ -149,7 +151,11 @@ def _value(leaf: Field, name: str, given: list[str]) -> Any:
             raise UserError(f"--{name}: takes a value, or several, or none; got nothing")
         if given in (["none"], ["null"]):
             return []
-        return " ".join(given).replace(",", " ").split() if float in get_args(leaf.type) else given
+        if float in get_args(leaf.type):
+            return " ".join(given).replace(",", " ").split()
+        # one word may hold several teachers, unless it is the path of one; each of several words is one
+        path = Path(given[0].rpartition("@")[0] or given[0])
+        return given[0] if len(given) == 1 and not path.exists() else shlex.join(given)
     _count(name, given, 1)
     if isinstance(leaf.default, dict):
         return _typed(name, given[0])

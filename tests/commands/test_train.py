@@ -55,7 +55,9 @@ def test_a_run_goes_to_the_recipes_name_under_runs(mixstill, shelf, tmp_path, mo
     assert said.code == 0, said
     assert said.out.endswith("  runs/digits\n")
     assert {path.name for path in (tmp_path / "runs").iterdir()} == {"digits"}
-    assert saved_config(tmp_path / "runs" / "digits").distill.teachers == ("runs/digits/teachers/digits-teacher@last",)
+    assert saved_config(tmp_path / "runs" / "digits").distill.teachers == (
+        f"{tmp_path}/runs/digits/teachers/digits-teacher@last",
+    )
 
 
 def test_a_teacher_that_is_a_recipe_is_taken_from_the_run_beside(mixstill, shelf, tmp_path) -> None:

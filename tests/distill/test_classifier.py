@@ -227,7 +227,7 @@ def test_weights_that_do_not_fit_their_config_are_told_in_one_line(tmp_path):
     student, config = save(path)
     save_student(path, student.backbone, config, FACTS)
     assert message_of(path).startswith(f"{path}: does not fit Student: ")
-    save_student(path, student, config, replace(FACTS, num_classes=4))
+    save_student(path, student, config, replace(FACTS, num_classes=4, classes=tuple("abcd")))
     assert "of another shape (first 'backbone.head.weight': [3, 8] for [4, 8])" in message_of(path)
 
 

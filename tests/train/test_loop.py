@@ -30,10 +30,10 @@ def evaluated(lines) -> list[int]:
     return [line["step"] for line in lines if "eval" in line]
 
 
-def test_by_default_each_epoch_is_evaluated_and_saved_and_the_last_is_the_runs_own(run) -> None:
+def test_by_default_each_epoch_is_evaluated_and_saved(run) -> None:
     lines, saved, built = run({"train.epochs": 3, "train.log_interval": 50})
     assert saved == [4, 8, 12]
-    assert evaluated(lines) == [4, 8]
+    assert evaluated(lines) == [4, 8, 12]
     assert steps(lines) == [4, 8, 12]  # no step is saved before its terms were looked at
     assert built.state.step == 12
     assert built.state.student.training
@@ -42,13 +42,18 @@ def test_by_default_each_epoch_is_evaluated_and_saved_and_the_last_is_the_runs_o
 @pytest.mark.parametrize(
     ("options", "logged", "evals", "saved"),
     [
-        ({"train.log_interval": 3}, [3, 4, 6, 8], [4], [4, 8]),
-        ({"train.log_interval": 1, "train.max_steps": 2}, [1, 2], [], [2]),
-        ({"train.log_interval": 50, "train.max_steps": 6}, [4, 6], [4], [4, 6]),
-        ({"train.log_interval": 50, "train.max_steps": 60}, [4, 8], [4], [4, 8]),
-        ({"train.log_interval": 50, "train.checkpoint_interval": 3}, [3, 4, 6, 8], [4], [3, 4, 6, 8]),
-        ({"train.log_interval": 50, "train.eval_interval": 2, "train.epochs": 5}, [8, 16, 20], [8, 16], [8, 16, 20]),
-        ({"train.log_interval": 50, "train.eval_interval": 9}, [8], [], [8]),
+        ({"train.log_interval": 3}, [3, 4, 6, 8], [4, 8], [4, 8]),
+        ({"train.log_interval": 1, "train.max_steps": 2}, [1, 2], [2], [2]),
+        ({"train.log_interval": 50, "train.max_steps": 6}, [4, 6], [4, 6], [4, 6]),
+        ({"train.log_interval": 50, "train.max_steps": 60}, [4, 8], [4, 8], [4, 8]),
+        ({"train.log_interval": 50, "train.checkpoint_interval": 3}, [3, 4, 6, 8], [4, 8], [3, 4, 6, 8]),
+        (
+            {"train.log_interval": 50, "train.eval_interval": 2, "train.epochs": 5},
+            [8, 16, 20],
+            [8, 16, 20],
+            [8, 16, 20],
+        ),
+        ({"train.log_interval": 50, "train.eval_interval": 9}, [8], [8], [8]),
     ],
 )
 def test_lines_evaluations_and_checkpoints_come_when_they_are_asked_for(run, options, logged, evals, saved) -> None:

@@ -225,7 +225,7 @@ def test_intervals_of_lines_evaluations_and_checkpoints(tiny, tmp_path, monkeypa
     monkeypatch.setattr("mixstill.train.state.State.save", lambda self, path: saved.append(self.step))
     intervals = {"train.log_interval": 5, "train.eval_interval": 2, "train.checkpoint_interval": 3, "train.epochs": 3}
     train(tiny(intervals), tmp_path / "run", quiet=True)
-    assert [line["step"] for line in lines(tmp_path / "run") if "eval" in line] == [8]
+    assert [line["step"] for line in lines(tmp_path / "run") if "eval" in line] == [8, 12]
     assert [line["step"] for line in lines(tmp_path / "run") if "eval" not in line] == [3, 5, 6, 8, 9, 10, 12]
     assert saved == [3, 6, 8, 9, 12]
 

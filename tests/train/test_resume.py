@@ -180,7 +180,7 @@ def test_a_signal_ends_the_run_after_a_checkpoint_from_which_it_goes_on(
     assert found == code, said
     last = said.splitlines()[-1]
     step = torch.load(run / "checkpoints" / "last.pt", weights_only=True)["step"]
-    assert last == f"mixstill: stopped at step {step}; go on with --resume"
+    assert last == f"mixstill: stopped at step {step}; go on with: mixstill train --resume --output {run}"
     assert 7 <= step < STEPS
     assert lines(run)[-1]["step"] == step
     assert "Traceback" not in said
