@@ -12,12 +12,13 @@ import timm
 import torch
 
 from mixstill import cli
-from mixstill.config import Config, from_dict, merge, write_yaml
+from mixstill.config import Config
 from mixstill.data import load_split
 from mixstill.distill.classifier import Facts, build_student, save_student
 from mixstill.distill.objective import Objective
 from mixstill.distill.teachers import Teachers
 from mixstill.models import write_weights
+from mixstill.schema import from_dict, merge, write_yaml
 from mixstill.train.batch import Batches
 from mixstill.train.evaluate import Score
 from mixstill.train.loop import fit

@@ -15,6 +15,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 FLOORS = [
     {"errors", "files"},
     {"config", "rng"},
+    {"schema"},
     {"models", "data", "overrides", "recipes"},
     {"distill"},
     {"train"},

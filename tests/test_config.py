@@ -7,21 +7,9 @@ from typing import get_args
 import pytest
 import yaml
 
-from mixstill.config import (
-    FREE_ON_RESUME,
-    Config,
-    Field,
-    OptimConfig,
-    TrainConfig,
-    differences,
-    fields,
-    from_dict,
-    merge,
-    read_yaml,
-    to_dict,
-    write_yaml,
-)
+from mixstill.config import Config, OptimConfig, TrainConfig
 from mixstill.errors import UserError
+from mixstill.schema import FREE_ON_RESUME, Field, differences, fields, from_dict, merge, read_yaml, to_dict, write_yaml
 
 OTHER = {
     "model": {"name": "resnet18", "kwargs": {"in_chans": 3, "act_layer": "gelu", "nested": {"a": [1, 2]}}},

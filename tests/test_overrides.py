@@ -2,9 +2,9 @@
 
 import pytest
 
-from mixstill.config import fields, from_dict
 from mixstill.errors import UserError
 from mixstill.overrides import ALIASES, help_lines, parse
+from mixstill.schema import fields, from_dict
 
 
 @pytest.mark.parametrize(

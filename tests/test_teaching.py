@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 
 from mixstill import recipes
-from mixstill.config import write_yaml
 from mixstill.errors import UserError
+from mixstill.schema import write_yaml
 from mixstill.teaching import resolve_teachers
 from mixstill.train.run import saved_config, train
 

@@ -10,8 +10,8 @@ from typing import Any, get_args
 
 import yaml
 
-from mixstill.config import Field, RawConfig, fields
 from mixstill.errors import UserError, unknown
+from mixstill.schema import Field, RawConfig, fields
 
 # The names that users know from timm and DeiT, where they mean the same.
 ALIASES = {

@@ -10,12 +10,13 @@ from pathlib import Path
 import timm
 
 from mixstill import recipes
-from mixstill.config import Config, differences
+from mixstill.config import Config
 from mixstill.data import load_splits
 from mixstill.distill.classifier import Facts, check_student
 from mixstill.distill.placement import Placement
 from mixstill.distill.teachers import Teachers
 from mixstill.errors import InterruptedRun, UserError, unknown
+from mixstill.schema import differences
 from mixstill.train.device import pick_device
 from mixstill.train.run import CONFIG_FILE, saved_config, saved_summary, student_pixels, train
 

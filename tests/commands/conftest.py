@@ -13,7 +13,8 @@ import torch
 from PIL import Image
 
 from mixstill import recipes
-from mixstill.config import Config, write_yaml
+from mixstill.config import Config
+from mixstill.schema import write_yaml
 from mixstill.train.run import train
 
 

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from mixstill.config import from_dict, read_yaml
+from mixstill.schema import from_dict, read_yaml
 from mixstill.train.run import saved_config
 
 

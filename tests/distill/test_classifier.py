@@ -10,7 +10,7 @@ import torch
 from timm.models import save_for_hf
 from torch import nn
 
-from mixstill.config import Config, from_dict, write_yaml
+from mixstill.config import Config
 from mixstill.distill.classifier import (
     EMA_FILE,
     WEIGHTS_FILE,
@@ -24,6 +24,7 @@ from mixstill.distill.student import Student
 from mixstill.errors import UserError
 from mixstill.models import CifarResNet, read_weights, write_weights
 from mixstill.models.create import pixels
+from mixstill.schema import from_dict, write_yaml
 
 FACTS = Facts(3, ("ant", "bee", "cat"), (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), 12)
 

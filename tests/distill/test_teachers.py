@@ -8,13 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mixstill.config import from_dict
 from mixstill.distill import teachers as module
 from mixstill.distill.classifier import Classifier, Facts, build_student, save_student
 from mixstill.distill.placement import Placement
 from mixstill.distill.teachers import Teacher, Teachers, load_teacher, teacher_names
 from mixstill.errors import UserError
 from mixstill.models import CifarResNet
+from mixstill.schema import from_dict
 
 STUDENT = Facts(3, None, (0.5, 0.4, 0.3), (0.2, 0.25, 0.3), 8)
 OWN = replace(STUDENT, mean=(0.1, 0.2, 0.3), std=(0.6, 0.5, 0.4))

@@ -141,7 +141,7 @@ def test_facts_that_make_no_sense_are_refused(change) -> None:
 
 def test_a_resumed_student_keeps_the_teacher_that_it_began_with(mixstill, tiny, tmp_path, monkeypatch) -> None:
     from mixstill import recipes
-    from mixstill.config import write_yaml
+    from mixstill.schema import write_yaml
 
     shelf = tmp_path / "shelf"
     shelf.mkdir()

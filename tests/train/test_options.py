@@ -11,10 +11,10 @@ import timm
 import torch
 from PIL import Image
 
-from mixstill.config import fields
 from mixstill.data.images import STATISTICS
 from mixstill.errors import UserError
 from mixstill.models import write_weights
+from mixstill.schema import fields
 from mixstill.train.run import train
 
 STEPS = 4  # an epoch, so that what is done once in an epoch is done

@@ -112,7 +112,7 @@ def check_same_end(run: Path, straight: Path) -> None:
 @pytest.fixture(scope="module")
 def straight(launcher, tiny, teachers, tmp_path_factory):
     """For each kind of regulariser: the recipe file, and the run that nothing interrupted."""
-    from mixstill.config import write_yaml
+    from mixstill.schema import write_yaml
 
     known = {}
 

@@ -8,9 +8,9 @@ import safetensors
 import safetensors.torch
 import torch
 
-from mixstill.config import from_dict, read_yaml, to_dict
 from mixstill.distill.classifier import load_classifier
 from mixstill.errors import RunError, UserError
+from mixstill.schema import from_dict, read_yaml, to_dict
 from mixstill.train.run import saved_config, saved_summary, student_pixels, train
 
 

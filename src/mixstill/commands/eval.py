@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 
-from mixstill.config import from_dict, merge, to_dict
 from mixstill.errors import UserError, unknown
 from mixstill.overrides import parse
+from mixstill.schema import from_dict, merge, to_dict
 
 USAGE = """usage: mixstill eval SOURCE [--dataset D] [--data-dir P] [--split S] [--head H] [--json] ...
 

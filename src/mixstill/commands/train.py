@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 from mixstill import recipes
-from mixstill.config import from_dict, merge, to_dict
 from mixstill.errors import InterruptedRun, UserError
 from mixstill.overrides import CommandLine, help_lines, parse
+from mixstill.schema import from_dict, merge, to_dict
 
 DEFAULT_RECIPE = "digits"
 RUNS = Path("runs")

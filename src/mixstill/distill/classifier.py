@@ -15,13 +15,14 @@ from timm.data import ImageNetInfo
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import nn
 
-from mixstill.config import Config, from_dict, to_dict
+from mixstill.config import Config
 from mixstill.distill.placement import Placement
 from mixstill.distill.student import Student
 from mixstill.errors import UserError, one_line
 from mixstill.models import Weights, adapt, load_into, read_weights, write_weights
 from mixstill.models.create import create_backbone, pixels
 from mixstill.models.weights import SUFFIXES
+from mixstill.schema import from_dict, to_dict
 
 WEIGHTS_FILE = "weights.safetensors"
 EMA_FILE = "ema.safetensors"

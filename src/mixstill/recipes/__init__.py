@@ -10,8 +10,9 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from mixstill.config import Config, RawConfig, from_dict, merge, read_yaml
+from mixstill.config import Config
 from mixstill.errors import UserError, unknown
+from mixstill.schema import RawConfig, from_dict, merge, read_yaml
 
 _FOLDER = Path(__file__).parent
 

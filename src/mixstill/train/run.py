@@ -14,7 +14,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from mixstill.config import Config, differences, from_dict, read_yaml, to_dict, write_yaml
+from mixstill.config import Config
 from mixstill.data import load_splits
 from mixstill.data.loading import SplitName
 from mixstill.distill.classifier import EMA_FILE, WEIGHTS_FILE, Facts, build_student, save_student
@@ -24,6 +24,7 @@ from mixstill.distill.teachers import Teachers
 from mixstill.errors import RunError, UserError, one_line
 from mixstill.files import write_json
 from mixstill.models.create import create_backbone, pixels
+from mixstill.schema import differences, from_dict, read_yaml, to_dict, write_yaml
 from mixstill.train.batch import Batches
 from mixstill.train.device import machine, pick_device
 from mixstill.train.evaluate import Score, evaluate, main_head, plain

@@ -1,0 +1,171 @@
+"""The config as plain values and back: its fields, nested mappings, YAML, and what differs between two."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import jsonargparse
+import yaml
+
+from mixstill.config import Config
+from mixstill.errors import UserError, one_line, unknown
+from mixstill.files import write_atomically
+
+RawConfig = dict[str, Any]
+
+# What a resumed run may change: it does not touch the mathematics of the run.
+FREE_ON_RESUME = (
+    "data.data_dir",
+    "data.download",
+    "train.device",
+    "train.max_steps",
+    "train.eval_batch_size",
+    "train.checkpoint_interval",
+)
+
+
+@dataclass(frozen=True)
+class Field:
+    """One leaf of the config: its dotted name, type, default and help."""
+
+    name: str
+    type: Any
+    default: Any
+    help: str
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """The valid words, where the field takes one of a few."""
+        return get_args(self.type) if get_origin(self.type) is Literal else ()
+
+    @property
+    def optional(self) -> bool:
+        """Whether the field may be null."""
+        return type(None) in get_args(self.type)
+
+
+@cache
+def fields() -> dict[str, Field]:
+    """Every leaf of `Config` by its dotted name, in order."""
+    leaves = {}
+    for section, kind in get_type_hints(Config).items():
+        types = get_type_hints(kind)
+        for leaf in dataclasses.fields(kind):
+            default = {} if leaf.default is dataclasses.MISSING else leaf.default
+            name = f"{section}.{leaf.name}"
+            leaves[name] = Field(name, types[leaf.name], default, leaf.metadata["help"])
+    return leaves
+
+
+@cache
+def _parser() -> jsonargparse.ArgumentParser:
+    parser = jsonargparse.ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(Config)
+    return parser
+
+
+def from_dict(raw: Mapping[str, Any]) -> Config:
+    """The config of a nested mapping; text is read as the field's type, `distill.teachers` may be one string.
+
+    Raises `UserError` for an unknown field (with the nearest one), a wrong type or a value out of range.
+    """
+    merged: RawConfig = {}
+    for section, values in raw.items():
+        if section not in get_type_hints(Config):
+            raise unknown("config", section, {*get_type_hints(Config), *fields()})
+        if not isinstance(values, Mapping):
+            raise UserError(f"{section}: expected a mapping of fields, got {values!r}")
+        merged[section] = {name: _checked(f"{section}.{name}", value) for name, value in values.items()}
+    try:
+        namespace = _parser().parse_object(merged)
+    except (jsonargparse.ArgumentError, TypeError) as error:
+        raise UserError(_explain(one_line(error))) from error
+    return Config(**vars(_parser().instantiate(namespace)))
+
+
+def _checked(name: str, value: Any) -> Any:
+    """The value of one field as the parser wants it, after the checks that the parser words badly or leaves out."""
+    if name not in fields():
+        raise unknown("config", name, fields())
+    leaf = fields()[name]
+    if leaf.choices and value not in leaf.choices:
+        raise unknown(name, value, leaf.choices)
+    if value is None and not leaf.optional:
+        raise UserError(f"{name}: a value is needed, got null")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"{name}: {value!r} is not valid; it must be finite")
+    if name == "distill.teachers":
+        value = _words(name, value) if isinstance(value, str) else value
+        if not isinstance(value, list | tuple):
+            raise UserError(f"{name}: expected text or a list of texts, got {value!r}")
+    return value
+
+
+def _words(name: str, text: str) -> list[str]:
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise UserError(f"{name}: {text!r} cannot be split into words: {one_line(error)}") from error
+
+
+def _explain(message: str) -> str:
+    """jsonargparse's message with its parser's words taken out."""
+    for old, new in (('Parser key "', ""), ('": ', ": "), ("<class '", ""), ("'>", ""), ("Expected a ", "expected ")):
+        message = message.replace(old, new)
+    return message.replace(". Got value: ", ", got ")
+
+
+def to_dict(config: Config) -> RawConfig:
+    """The config as nested plain values, ready for YAML and JSON."""
+    raw = dataclasses.asdict(config)
+    return {section: {name: _plain(value) for name, value in leaves.items()} for section, leaves in raw.items()}
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> RawConfig:
+    """`base` with the leaves of `over` put over it, section by section. Neither argument is changed."""
+    result = {name: merge(value, {}) if isinstance(value, Mapping) else value for name, value in base.items()}
+    for name, value in over.items():
+        below = result.get(name)
+        nested = isinstance(value, Mapping)
+        result[name] = merge(below if isinstance(below, Mapping) else {}, value) if nested else value
+    return result
+
+
+def differences(old: Config, new: Config) -> list[str]:
+    """`field: old -> new` for each leaf that differs and that a resumed run may not change."""
+    before, after = to_dict(old), to_dict(new)
+    lines = []
+    for dotted in fields():
+        section, name = dotted.split(".")
+        was, now = before[section][name], after[section][name]
+        if was != now and dotted not in FREE_ON_RESUME:
+            lines.append(f"{dotted}: {was!r} -> {now!r}")
+    return lines
+
+
+def read_yaml(path: Path) -> RawConfig:
+    """The mapping in a YAML file. Raises `UserError` if the file cannot be read or holds no mapping."""
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{path}: cannot be read as YAML: {one_line(error)}") from error
+    if not isinstance(raw, Mapping):
+        raise UserError(f"{path}: expected a mapping of config sections, got {type(raw).__name__}")
+    return dict(raw)
+
+
+def write_yaml(config: Config, path: Path) -> None:
+    """Write the whole resolved config, atomically."""
+    text = yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True)
+    write_atomically(path, text.encode())
