@@ -20,7 +20,15 @@ def test_a_signal_is_noted_and_the_handlers_are_put_back(number) -> None:
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
 
 
-def test_a_second_interrupt_ends_it_at_once() -> None:
+@pytest.fixture
+def usual_interrupt():
+    """Python's own handler, which a process that was started in the background does not have."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_a_second_interrupt_ends_it_at_once(usual_interrupt) -> None:
     with StopSignal() as stop:
         os.kill(os.getpid(), signal.SIGINT)
         with pytest.raises(KeyboardInterrupt):
