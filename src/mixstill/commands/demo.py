@@ -96,11 +96,12 @@ def _print(result: dict[str, Any], output: Path) -> None:
 
     seeds = len(result["seeds"])
     table = Table(title=f"{result['recipe']}: top-1 on test after the last epoch, {seeds} seeds")
-    for heading in ("", "mean", "± std", *(f"seed {seed}" for seed in result["seeds"])):
-        table.add_column(heading, justify="right" if heading else "left")
+    shown = result["seeds"] if seeds <= 5 else []  # more do not fit on a terminal; demo.json has them all
+    for heading in ("", "mean", "± std", *(f"seed {seed}" for seed in shown)):
+        table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
     for name, row in result["top1"].items():
-        table.add_row(name, *(f"{value:.2f}" for value in (row["mean"], row["std"], *row["values"])))
-
+        values = (row["mean"], row["std"], *(row["values"] if shown else ()))
+        table.add_row(name, *(f"{value:.2f}" for value in values))
     Console().print(table)
     gain = result["gain"]
     distance = f"{gain['mean']:+.2f} ± {gain['std']:.2f} points"
