@@ -1,6 +1,7 @@
 """What many tests need: a config that trains in a blink, two teachers on disk, the command line in process."""
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -122,6 +123,22 @@ def tiny_recipe(tmp_path: Path) -> Callable[..., str]:
         return str(path)
 
     return write
+
+
+class Malicious:
+    """A pickle of this makes the folder `mark` when it is loaded."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.mark),)
+
+
+@pytest.fixture(scope="session")
+def malicious() -> Callable[[Path], object]:
+    """Makes what makes the folder that it is given when a pickle of it is loaded."""
+    return Malicious
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 
 # Units (a module or package right under mixstill) from the ground up; those of one floor do not know each other.
 FLOORS = [
-    {"errors", "files"},
+    {"errors", "files", "normalisation"},
     {"config", "rng"},
     {"schema"},
     {"models", "data", "overrides", "recipes"},

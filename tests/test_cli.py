@@ -17,16 +17,6 @@ from mixstill import cli, overrides, recipes
 from mixstill.distill.classifier import Facts, build_student, save_student
 
 
-class Malicious:
-    """A pickle of this makes the folder `mark` when it is loaded."""
-
-    def __init__(self, mark: Path) -> None:
-        self.mark = mark
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.mark),)
-
-
 @pytest.fixture
 def refused_run(refused: Callable[..., str], tmp_path: Path) -> Callable[..., str]:
     """Runs `train` with an output; it must be refused in one line, and leave nothing of a run behind."""
@@ -196,11 +186,11 @@ def test_a_teacher_of_other_classes_is_told_with_both_counts(refused_run, tiny, 
 
 
 @pytest.mark.parametrize("kind", ["truncated", "foreign", "malicious", "missing"])
-def test_a_bad_file_as_a_teacher_is_told_before_any_training(refused_run, teachers, tmp_path, kind) -> None:
+def test_a_bad_file_as_a_teacher_is_told_before_any_training(refused_run, teachers, malicious, tmp_path, kind) -> None:
     whole = Path(teachers["small"]).read_bytes()
     file = tmp_path / ("bad.pt" if kind == "malicious" else "bad.safetensors")
     if kind == "malicious":
-        torch.save({"state_dict": Malicious(tmp_path / "mark")}, file)
+        torch.save({"state_dict": malicious(tmp_path / "mark")}, file)
     elif kind != "missing":
         file.write_bytes(whole[: len(whole) // 2] if kind == "truncated" else b"<html>404</html>")
     reason = {

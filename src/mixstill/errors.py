@@ -22,12 +22,18 @@ class InterruptedRun(Exception):  # noqa: N818
         self.signal = signal
 
 
+def nearest(value: str, choices: Iterable[str]) -> str | None:
+    """The choice that is most like `value`; None where none is."""
+    found = difflib.get_close_matches(value, list(choices), n=1)
+    return found[0] if found else None
+
+
 def unknown(field: str, value: object, choices: Iterable[str]) -> UserError:
     """The error for `value` in `field` when only `choices` are valid: names the nearest, or all of a short list."""
     options = sorted(choices)
-    nearest = difflib.get_close_matches(str(value), options, n=1, cutoff=0.6)
-    if nearest:
-        hint = f"did you mean {nearest[0]!r}?"
+    near = nearest(str(value), options)
+    if near is not None:
+        hint = f"did you mean {near!r}?"
     elif len(options) <= 12:
         hint = f"choose from {', '.join(options)}"
     else:

@@ -139,7 +139,7 @@ def _override(config: RawConfig, name: str, given: list[str], own: Sequence[str]
         if same:
             raise UserError(f"option: unknown value '--{name}'; did you mean '--{same[0]}'?")
         choices = [*own, *ALIASES, *fields()]
-        raise UserError(str(unknown("option", f"--{name}", [f"--{choice}" for choice in choices])))
+        raise unknown("option", f"--{name}", [f"--{choice}" for choice in choices])
     config.setdefault(head, {})[dotted.partition(".")[2]] = _value(fields()[dotted], name, given)
 
 

@@ -1,7 +1,6 @@
 """What the tests of the commands share: a finished run, a shelf of recipes that train in a blink, CIFAR on disk."""
 
 import io
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -69,18 +68,8 @@ def write_cifar10(pictures: np.ndarray, tmp_path: Path) -> Callable[[Sequence[in
     return write
 
 
-class Malicious:
-    """A pickle of this makes the folder `mark` when it is loaded."""
-
-    def __init__(self, mark: Path) -> None:
-        self.mark = mark
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.mark),)
-
-
 @pytest.fixture
-def bad_file(finished: Path, tmp_path: Path) -> Callable[[str], Path]:
+def bad_file(finished: Path, malicious: Callable[[Path], object], tmp_path: Path) -> Callable[[str], Path]:
     """A weights file with something amiss: truncated, foreign, empty or malicious. A malicious one makes `mark`."""
 
     def write(kind: str) -> Path:
@@ -88,7 +77,7 @@ def bad_file(finished: Path, tmp_path: Path) -> Callable[[str], Path]:
         path = tmp_path / f"{kind}.safetensors"
         if kind == "malicious":
             path = tmp_path / "malicious.pt"
-            torch.save({"state_dict": Malicious(tmp_path / "mark")}, path)
+            torch.save({"state_dict": malicious(tmp_path / "mark")}, path)
         elif kind == "truncated.pt":
             path = tmp_path / "truncated.pt"
             torch.save({"fc.weight": torch.zeros(100, 100)}, path)

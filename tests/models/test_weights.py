@@ -44,16 +44,6 @@ def trained(**kwargs):
     return model.eval()
 
 
-class Malicious:
-    """A pickle of this makes the file `mark` when it is loaded."""
-
-    def __init__(self, mark: Path) -> None:
-        self.mark = mark
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.mark),)
-
-
 # --- reading ---
 
 
@@ -173,11 +163,11 @@ def test_a_pytorch_file_of_something_else_is_a_users_mistake(tmp_path, content, 
 
 
 @pytest.mark.parametrize("layout", ["zip", "legacy", "pickle"])
-def test_a_malicious_pickle_is_refused_and_its_code_does_not_run(tmp_path, layout):
+def test_a_malicious_pickle_is_refused_and_its_code_does_not_run(tmp_path, layout, malicious):
     path, mark = tmp_path / "model.pt", tmp_path / "ran"
-    content = {"state_dict": STATE, "extra": Malicious(mark)}
+    content = {"state_dict": STATE, "extra": malicious(mark)}
     if layout == "pickle":
-        path.write_bytes(pickle.dumps(Malicious(mark), protocol=4))
+        path.write_bytes(pickle.dumps(malicious(mark), protocol=4))
     else:
         torch.save(content, path, _use_new_zipfile_serialization=layout == "zip")
     one_line_error(path, "not a PyTorch file" if layout == "pickle" else "refused: it holds more than tensors")

@@ -28,8 +28,15 @@ SOURCE is a run directory, a weights file, a timm name or a hub id.
 SPLITS = ("train", "val", "test")
 SPACES = ("logit", "probability")
 FIELDS = (
-    *("data.dataset", "data.data_dir", "data.val_fraction", "data.samples_per_class"),
-    *("data.download", "data.skip_corrupt", "train.device", "train.eval_batch_size", "train.amp"),
+    "data.dataset",
+    "data.data_dir",
+    "data.val_fraction",
+    "data.samples_per_class",
+    "data.download",
+    "data.skip_corrupt",
+    "train.device",
+    "train.eval_batch_size",
+    "train.amp",
 )
 
 

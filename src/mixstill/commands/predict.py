@@ -34,7 +34,7 @@ def main(argv: list[str]) -> None:
 
     from mixstill.data import normalise, open_image, to_float
     from mixstill.distill.classifier import load_classifier
-    from mixstill.distill.student import StudentOutput
+    from mixstill.distill.student import prediction
     from mixstill.train.device import pick_device
 
     source, *images = line.words
@@ -45,8 +45,7 @@ def main(argv: list[str]) -> None:
     for image in images:
         pixels = to_float(open_image(Path(image), facts.input_size).to(device))
         with torch.no_grad():
-            output = model(normalise(pixels.unsqueeze(0), facts.mean, facts.std))
-        logits = output.predict() if isinstance(output, StudentOutput) else output
+            logits = prediction(model(normalise(pixels.unsqueeze(0), facts.mean, facts.std)))
         best = logits[0].float().softmax(-1).topk(min(top, facts.num_classes))
         classes = [names[index] for index in best.indices.tolist()]
         probabilities = best.values.tolist()

@@ -19,16 +19,16 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as pil
 
 from mixstill.errors import UserError, one_line
+from mixstill.normalisation import CIFAR10, CIFAR100, IMAGENET, Channels, Normalisation
 
 Split: TypeAlias = Literal["train", "test"]
-Channels: TypeAlias = tuple[float, float, float]
 
 # The mean and deviation of each channel of the train split, in [0, 1].
-STATISTICS: dict[str, tuple[Channels, Channels]] = {
+STATISTICS: dict[str, Normalisation] = {
     "digits": ((0.3055, 0.3055, 0.3055), (0.3757, 0.3757, 0.3757)),
-    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
-    "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2761)),
-    "folder": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),  # ImageNet's: what pretrained models expect
+    "cifar10": CIFAR10,
+    "cifar100": CIFAR100,
+    "folder": IMAGENET,  # what pretrained models expect
 }
 
 _DECODE_CHUNK = 64  # images per task of a thread: small ones cost less than a task's bookkeeping

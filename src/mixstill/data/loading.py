@@ -15,10 +15,11 @@ from torch import Tensor
 
 from mixstill import rng
 from mixstill.config import DataConfig
-from mixstill.data.images import Channels, Source
+from mixstill.data.images import Source
 from mixstill.data.sources import load_source
 from mixstill.data.splits import SPLIT_SEED, VALIDATION_SPLIT, first_per_class
 from mixstill.errors import UserError, unknown
+from mixstill.normalisation import Channels
 
 SplitName: TypeAlias = Literal["train", "val", "test"]
 SPLITS: tuple[SplitName, ...] = ("train", "val", "test")

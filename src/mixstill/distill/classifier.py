@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -12,16 +11,16 @@ from typing import Any, cast
 import timm
 import torch
 from timm.data import ImageNetInfo
-from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import nn
 
 from mixstill.config import Config
 from mixstill.distill.placement import Placement
 from mixstill.distill.student import Student
-from mixstill.errors import UserError, one_line
+from mixstill.errors import UserError, nearest, one_line
 from mixstill.models import Weights, adapt, load_into, read_weights, write_weights
 from mixstill.models.create import create_backbone, pixels
 from mixstill.models.weights import SUFFIXES
+from mixstill.normalisation import IMAGENET
 from mixstill.schema import from_dict, to_dict
 
 WEIGHTS_FILE = "weights.safetensors"
@@ -120,8 +119,8 @@ def load_classifier(source: str, *, model: str | None = None, ema: bool = False)
     if source.partition(":")[0] in ("hf-hub", "local-dir"):
         return _from_timm(source)
     if not timm.is_model(source.partition(".")[0]):
-        nearest = difflib.get_close_matches(source, timm.list_models(), n=1)
-        hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+        near = nearest(source, timm.list_models())
+        hint = "" if near is None else f"; did you mean {near!r}?"
         raise UserError(f"source: {source!r} is no run directory, weights file, timm name or hub id{hint}")
     return _from_timm(source)
 
@@ -176,5 +175,5 @@ def _facts_of_timm(backbone: nn.Module) -> Facts:
     if names is None and num_classes == 1000:
         info = ImageNetInfo()
         names = [info.index_to_description(index) for index in range(num_classes)]
-    mean, std = cfg.get("mean") or IMAGENET_DEFAULT_MEAN, cfg.get("std") or IMAGENET_DEFAULT_STD
+    mean, std = cfg.get("mean") or IMAGENET[0], cfg.get("std") or IMAGENET[1]
     return Facts(num_classes, None if names is None else tuple(names), tuple(mean), tuple(std), pixels(backbone))

@@ -47,6 +47,11 @@ class StudentOutput:
         return distilled if head == "distill" else mean(torch.stack([logits, distilled]), 0)
 
 
+def prediction(output: Tensor | StudentOutput) -> Tensor:
+    """The logits [B,K] that a classifier of any kind predicts by: a student's average, a plain model's own."""
+    return output.predict() if isinstance(output, StudentOutput) else output
+
+
 def _log_mean_exp(values: Tensor, dim: int) -> Tensor:
     return values.logsumexp(dim) - math.log(values.shape[dim])
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from mixstill.data import denormalise, normalise, resize
 from mixstill.distill.classifier import Classifier, Facts, load_classifier
 from mixstill.distill.placement import Placement
-from mixstill.distill.student import StudentOutput
+from mixstill.distill.student import prediction
 from mixstill.errors import UserError
 
 
@@ -52,8 +52,7 @@ class Teacher(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """The student's normalised images [B,3,H,W] -> logits [B,K], without gradient."""
         pixels = resize(denormalise(images, *self.student), self.input_size)
-        output: Tensor | StudentOutput = self.model(normalise(pixels, *self.own))
-        return output.predict("average") if isinstance(output, StudentOutput) else output
+        return prediction(self.model(normalise(pixels, *self.own)))
 
 
 class Teachers(nn.Module):

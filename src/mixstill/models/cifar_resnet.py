@@ -19,9 +19,7 @@ from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
 from mixstill.errors import UserError, unknown
-
-CIFAR100_MEAN = (0.5071, 0.4865, 0.4409)
-CIFAR100_STD = (0.2673, 0.2564, 0.2761)
+from mixstill.normalisation import CIFAR100
 
 DEPTHS = {f"cifar_resnet{depth}": depth for depth in (8, 20, 32, 44, 56, 110)}
 STAGES = ("layer1", "layer2", "layer3")
@@ -227,8 +225,8 @@ _CFG = {
     "input_size": (3, 32, 32),
     "pool_size": (8, 8),
     "crop_pct": 1.0,
-    "mean": CIFAR100_MEAN,
-    "std": CIFAR100_STD,
+    "mean": CIFAR100[0],
+    "std": CIFAR100[1],
     "num_classes": 100,
     "first_conv": "conv1",
     "classifier": "fc",

@@ -12,14 +12,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import timm
-from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import get_pretrained_cfg_value, split_model_name_tag
 
 from mixstill.errors import UserError, unknown
-from mixstill.models.cifar_resnet import CIFAR100_MEAN, CIFAR100_STD, DEPTHS, STAGES
+from mixstill.models.cifar_resnet import DEPTHS, STAGES
 from mixstill.models.weights import State
-
-Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
+from mixstill.normalisation import CIFAR10, CIFAR100, IMAGENET, Normalisation
 
 
 @dataclass(frozen=True)
@@ -35,10 +33,9 @@ class Adapted:
 
 # chenyaofo normalises by the data set's own statistics, to be told by the number of classes.
 _BY_CLASSES: dict[int, Normalisation] = {
-    10: ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
-    100: (CIFAR100_MEAN, CIFAR100_STD),
+    10: CIFAR10,
+    100: CIFAR100,
 }
-_IMAGENET: Normalisation = (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
 
 
 def adapt(name: str | None, state: State, source: str = "weights") -> Adapted:
@@ -96,7 +93,7 @@ def infer_cifar_resnet(state: State, source: str = "weights") -> Adapted | None:
     kwargs: dict[str, Any] = {"num_classes": num_classes}
     kwargs["shortcut"] = "B" if "layer2.0.downsample.0.weight" in weights else "A"
     kwargs |= {key: value for key, value, usual in (("width", width, 16), ("in_chans", in_chans, 3)) if value != usual}
-    return Adapted(name, kwargs, weights, _IMAGENET if foreign else _BY_CLASSES.get(num_classes))
+    return Adapted(name, kwargs, weights, IMAGENET if foreign else _BY_CLASSES.get(num_classes))
 
 
 def _is_cifar_resnet(weights: State) -> bool:

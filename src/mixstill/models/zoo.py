@@ -11,7 +11,7 @@ from typing import Any
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from timm.models.mlp_mixer import MlpMixer
 
-from mixstill.models.cifar_resnet import CIFAR100_MEAN, CIFAR100_STD
+from mixstill.normalisation import CIFAR100
 
 # img_size and patch_size in pixels; the token MLP is embed_dim / 2 wide, the channel MLP 4 embed_dim.
 SIZES: dict[str, dict[str, Any]] = {
@@ -35,7 +35,7 @@ def _cfg(pixels: int, num_classes: int, mean: tuple[float, ...], std: tuple[floa
     }
 
 
-_CIFAR = _cfg(32, 100, CIFAR100_MEAN, CIFAR100_STD)
+_CIFAR = _cfg(32, 100, *CIFAR100)
 _DIGITS = _cfg(8, 10, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 # timm's `register_model` looks its entries up here.

@@ -27,9 +27,8 @@ def fit(
 ) -> dict[str, Score] | None:
     """Train `state` from its step to the last epoch or `train.max_steps`, and leave a checkpoint at the end.
 
-    Returns the scores after the last step, None where there was no step left.
-
-    A checkpoint is written only after the terms of all steps before it were found finite.
+    Returns the scores after the last step, None where there was no step left. A checkpoint is written only after the
+    terms of all steps before it were found finite.
     """
     config, per_epoch = stepper.config, batches.per_epoch
     options = config.train
@@ -57,25 +56,24 @@ def fit(
             if done:
                 terms |= stepper.regularise_epoch(state, batches, epoch)
 
-            # record
+            # record; a signal that comes after this is seen to one step later, or by the last step, which is always saved
+            measured = state.step == last or (done and (epoch + 1) % options.eval_interval == 0)
+            due = options.checkpoint_interval is not None and state.step % options.checkpoint_interval == 0
+            saved = measured or due or stop.number is not None
             journal.add(state.step, terms)
             display.advance(len(images))
-            if state.step % options.log_interval == 0 or state.step == last:
+            if saved or state.step % options.log_interval == 0:
                 close_window(epoch, rate)
 
             # evaluate
-            measured = state.step == last or (done and (epoch + 1) % options.eval_interval == 0)
             if measured:
-                close_window(epoch, rate)
                 scores = score()
                 journal.write({"step": state.step, "epoch": epoch, "eval": plain(scores)})
                 display.say(f"epoch {epoch + 1}/{options.epochs} {main_head(scores)}")
 
             # checkpoint
-            due = options.checkpoint_interval is not None and state.step % options.checkpoint_interval == 0
-            if measured or due or stop.number is not None:
-                close_window(epoch, rate)
+            if saved:
                 state.save(checkpoint)
-            if stop.number is not None:
+            if saved and stop.number is not None:
                 raise InterruptedRun(stop.number, f"stopped at step {state.step}")
     return scores

@@ -180,7 +180,7 @@ def _train(config: Config, path: Path, display: Display, resume: bool) -> dict[s
         "parameters": count_parameters(student),
         "backbone_parameters": count_parameters(student.backbone),
         "teachers": dict(zip(teachers.module_names, config.distill.teachers, strict=True)),
-        "skipped": list(skipped),
+        "skipped": skipped,
         "seconds": round(time.monotonic() - began, 1),
         "machine": machine(device),
         "config": to_dict(config),
