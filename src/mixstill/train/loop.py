@@ -56,7 +56,7 @@ def fit(
             if done:
                 terms |= stepper.regularise_epoch(state, batches, epoch)
 
-            # record; a signal that comes after this is seen to one step later, or by the last step, which is always saved
+            # record; a signal after this line is seen to one step later, or by the last step: that is always saved
             measured = state.step == last or (done and (epoch + 1) % options.eval_interval == 0)
             due = options.checkpoint_interval is not None and state.step % options.checkpoint_interval == 0
             saved = measured or due or stop.number is not None
