@@ -21,10 +21,11 @@ from mixstill.distill.teachers import Teachers
 from mixstill.models import write_weights
 from mixstill.schema import from_dict, merge, write_yaml
 from mixstill.train.batch import Batches
+from mixstill.train.build import student_pixels
 from mixstill.train.evaluate import Score
+from mixstill.train.journal import Journal
 from mixstill.train.loop import fit
 from mixstill.train.progress import Display
-from mixstill.train.run import student_pixels
 from mixstill.train.state import State
 from mixstill.train.step import Stepper
 
@@ -76,20 +77,19 @@ class Built:
 
     def steps(self, count: int) -> list[dict[str, torch.Tensor]]:
         """Train `count` steps at the rate of the config; the terms of each."""
-        terms = []
-        for _ in range(count):
+        terms, rate = [], self.stepper.config.optim.lr
+        for parts in self.batches.run(self.state.step, self.state.step + count):
             epoch, index = divmod(self.state.step, self.batches.per_epoch)
-            images, targets = self.batches.get(epoch, index)
-            rate = self.stepper.config.optim.lr
-            terms.append(self.stepper.step(self.state, images, targets, epoch=epoch, index=index, rate=rate))
+            passes = self.batches.passes
+            terms.append(self.stepper.step(self.state, parts, passes, epoch=epoch, index=index, rate=rate))
         return terms
 
     def fit(self, folder: Path) -> list[dict[str, Any]]:
         """Train to the end in `folder`, with one made-up score for every evaluation; the lines of metrics.jsonl."""
         score = {"class": Score(50.0, 100.0, 1.0, 4)}
-        metrics, quiet = folder / "metrics.jsonl", Display("run", quiet=True)
-        fit(self.state, self.batches, self.stepper, lambda: score, metrics, folder / "last.pt", quiet)
-        return [json.loads(line) for line in metrics.read_text().splitlines()]
+        journal, quiet = Journal(folder / "metrics.jsonl", self.state.step), Display("run", quiet=True)
+        fit(self.state, self.batches, self.stepper, lambda: score, journal, folder / "last.pt", quiet)
+        return [json.loads(line) for line in journal.path.read_text().splitlines()]
 
 
 @pytest.fixture(scope="session")

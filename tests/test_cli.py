@@ -135,7 +135,7 @@ def test_a_mistake_is_one_line(refused, tmp_path, monkeypatch, argv, message) ->
         (["--optim.lr", "-1"], "optim.lr: -1.0 is not valid; it must be positive"),
         (["--optim.lr", "fast"], "optim.lr: "),
         (["--epochs", "1.5"], "train.epochs: "),
-        (["--opt", "adam"], "optim.opt: unknown value 'adam'; did you mean 'adamw'?"),
+        (["--opt", "adamx"], "optim.opt: unknown value 'adamx'; did you mean 'adamax'?"),
         (["--distill.tokens", "both"], "distill.tokens: unknown value 'both'; choose from channel, none, spatial, "),
         (["--dataset", "cifar1"], "data.dataset: unknown value 'cifar1'; did you mean 'cifar10'?"),
         (["--dataset", "mnist"], "data.dataset: unknown value 'mnist'; choose from cifar10, cifar100, digits, folder"),
@@ -226,7 +226,7 @@ def failing(error: BaseException) -> Callable[..., None]:
         (
             torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate"),
             1,
-            "the device is out of memory; try more --train.micro_batches or a smaller --batch-size",
+            "the device is out of memory; try --train.device_batch_size, or a smaller --batch-size",
         ),
         (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "a/b.pt"), 1, "a/b.pt: No space left on device"),
         (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), 1, "output: No space left on device"),

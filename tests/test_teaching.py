@@ -51,9 +51,9 @@ def test_a_teacher_is_trained_on_demand_in_the_output_and_only_once(tiny, shelf,
 
 def test_a_teacher_is_trained_on_the_students_data_and_step_limit(tiny, shelf, tmp_path) -> None:
     config = student(
-        tiny, data__data_dir=str(tmp_path), data__val_fraction=0.2, data__skip_corrupt=True, train__max_steps=2
+        tiny, data__data_dir=str(tmp_path), data__val_fraction=0.2, data__max_corrupt=3, train__max_steps=2
     )
-    own = {"data.data_dir": str(tmp_path), "data.val_fraction": 0.2, "data.skip_corrupt": True, "train.max_steps": 2}
+    own = {"data.data_dir": str(tmp_path), "data.val_fraction": 0.2, "data.max_corrupt": 3, "train.max_steps": 2}
     resolve_teachers(config, tmp_path / "run", seed=9, quiet=True)
     assert saved_config(tmp_path / "run" / "teachers" / "small") == tiny(SMALL | own | {"train.seed": 9})
     assert json.loads((tmp_path / "run" / "teachers" / "small" / "summary.json").read_text())["step"] == 2

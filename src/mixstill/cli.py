@@ -11,6 +11,7 @@ from mixstill.errors import InterruptedRun, RunError, UserError, one_line, unkno
 # Each is a module of `mixstill.commands` with `USAGE` and `main(argv) -> None`; it is imported when it is called for.
 COMMANDS = {
     "demo": "teach a small Mixer on bundled data, offline, and print what distillation gained",
+    "check": "before a long run: teachers, shapes, loss, time, memory, disk",
     "train": "train a recipe",
     "eval": "top-1, top-5 and loss of a run, a weights file or a timm model",
     "predict": "classify images",
@@ -52,7 +53,7 @@ def main(argv: Sequence[str]) -> int:
         if type(error).__name__ != "OutOfMemoryError" and "can't allocate memory" not in str(error):
             raise
         return _say(
-            RunError("the device is out of memory; try more --train.micro_batches or a smaller --batch-size"), 1
+            RunError("the device is out of memory; try --train.device_batch_size, or a smaller --batch-size"), 1
         )
     except OSError as error:
         return _say(RunError(f"{error.filename or 'output'}: {error.strerror or error}"), 1)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
-from mixstill.errors import UserError
+from mixstill.errors import UserError, unknown
 
 T = TypeVar("T")
 
@@ -31,48 +31,117 @@ class ModelConfig:
 
     name: str = option("mixer_digits", "timm name of the backbone, mixstill's own included")
     kwargs: dict[str, Any] = option({}, "further arguments of the backbone, as --model.kwargs.depth 4")
-    drop_path: float = option(0.0, "drop path rate, as the backbone applies it")
+    drop_path: float = option(0.0, "drop path rate (stochastic depth)")
+    drop_path_mode: Literal["linear", "constant"] = option(
+        "linear", "the rate grows linearly with the depth up to drop_path, or is the same in every block"
+    )
     pretrained: bool = option(False, "start from timm's pretrained weights")
 
     def __post_init__(self) -> None:
         _require(0 <= self.drop_path < 1, "model.drop_path", self.drop_path, "in [0, 1)")
 
 
+DATASETS = ("digits", "cifar10", "cifar100", "folder")
+SCHEMES = ("hfds", "hfids", "tfds", "torch", "wds")  # of timm's dataset factory
+
+
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """What is trained and evaluated on."""
 
-    dataset: Literal["digits", "cifar10", "cifar100", "folder"] = option("digits", "the data set")
+    dataset: str = option(
+        "digits", "digits, cifar10, cifar100, folder, or a scheme of timm: hfds/NAME, hfids/NAME, wds/NAME, torch/NAME"
+    )
     data_dir: str | None = option(None, "where the data set lies")
+    train_split: str = option("train", "name of the split to train on, in a scheme of timm")
+    test_split: str = option("validation", "name of the split to measure on, in a scheme of timm")
+    input_key: str | None = option(None, "name of the images in a data set of the hub; default: timm's, image")
+    target_key: str | None = option(None, "name of the labels in a data set of the hub; default: timm's, label")
+    num_classes: int | None = option(None, "classes, where the data set cannot tell (iterable ones)")
+    num_samples: int | None = option(None, "training samples, where the data set cannot tell (iterable ones)")
+    resident: bool | None = option(
+        None, "hold the decoded images in memory; default: digits and cifar are held, all others streamed"
+    )
+    workers: int = option(4, "processes that decode streamed images; 0: the training process itself")
+    crop_pct: float = option(0.875, "evaluation keeps this share of the resized side of a photo: the centre")
     input_size: int | None = option(None, "pixels per side of what the student sees; default: the backbone's own")
     val_fraction: float = option(0.0, "share of train cut off as a fixed validation split, the same for every seed")
     samples_per_class: int | None = option(None, "train on this many fixed samples of each class; default: all")
     download: bool = option(False, "fetch the data set into data_dir when it is not there")
-    skip_corrupt: bool = option(False, "leave corrupt images out instead of stopping")
+    max_corrupt: int = option(0, "leave up to this many corrupt images out before the run stops")
 
     def __post_init__(self) -> None:
         _require(self.input_size is None or self.input_size > 0, "data.input_size", self.input_size, "positive")
         _require(0 <= self.val_fraction < 1, "data.val_fraction", self.val_fraction, "in [0, 1)")
-        few = self.samples_per_class
-        _require(few is None or few > 0, "data.samples_per_class", few, "positive")
+        _require(0 < self.crop_pct <= 1, "data.crop_pct", self.crop_pct, "in (0, 1]")
+        for name in ("samples_per_class", "num_classes", "num_samples"):
+            value = getattr(self, name)
+            _require(value is None or value > 0, f"data.{name}", value, "positive")
+        for name in ("workers", "max_corrupt"):
+            _require(getattr(self, name) >= 0, f"data.{name}", getattr(self, name), "0 or more")
+        scheme, slash, rest = self.dataset.partition("/")
+        if slash and scheme not in SCHEMES:
+            raise unknown("data.dataset", self.dataset, [f"{name}/{rest}" for name in SCHEMES])
+        if not slash and scheme not in DATASETS:
+            raise unknown("data.dataset", self.dataset, [*DATASETS, *(f"{name}/NAME" for name in SCHEMES)])
+        _require(not slash or bool(rest), "data.dataset", self.dataset, f"followed by a name: {scheme}/NAME")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ViewsConfig:
-    """How a training sample is varied."""
+    """How a training sample is varied. Names and meanings are those of timm's `create_transform` and of DeiT."""
 
-    pad: int = option(4, "pixels of padding before the random crop; 0: no crop")
+    crop: Literal["pad", "rrc", "src"] = option(
+        "pad", "pad and crop at random; random resized crop; DeiT III's simple random crop"
+    )
+    pad: int = option(4, "pad: pixels of padding before the random crop; 0: no crop")
+    scale: tuple[float, float] = option((0.08, 1.0), "rrc: the crop's least and largest share of the area")
+    ratio: tuple[float, float] = option((3 / 4, 4 / 3), "rrc: the crop's least and largest aspect ratio")
+    interpolation: Literal["bicubic", "bilinear", "random"] = option(
+        "bicubic", "of rrc and of the geometric operations; random: one of the two for each"
+    )
     hflip: float = option(0.5, "probability of a horizontal flip")
+    vflip: float = option(0.0, "probability of a vertical flip")
+    aa: str | None = option(
+        None, "RandAugment as timm writes it, rand-m9-mstd0.5-inc1; 3a: three-augment; default: none"
+    )
+    color_jitter: float = option(0.0, "brightness, contrast, saturation change by up to this share; off beside rand-*")
+    reprob: float = option(0.0, "probability of random erasing")
+    remode: Literal["pixel", "rand", "const"] = option(
+        "pixel", "erase with normal noise per pixel, per channel, or with zeros (after normalisation)"
+    )
+    recount: int = option(1, "random erasing: most boxes per image")
+    resplit: bool = option(False, "random erasing leaves the first of aug_repeats views of a sample clean")
+    aug_repeats: int = option(1, "views of a sample in a batch (repeated augmentation); an epoch sees fewer samples")
     mixup: float = option(0.0, "mixup: the alpha of its Beta distribution; 0: off")
     cutmix: float = option(0.0, "cutmix: the alpha of its Beta distribution; 0: off")
+    cutmix_minmax: tuple[float, float] | None = option(
+        None, "cutmix: least and largest share of each side, in place of cutmix's alpha"
+    )
     mixup_prob: float = option(1.0, "probability that a batch is mixed at all")
     mixup_switch_prob: float = option(0.5, "probability of cutmix where both are on")
 
     def __post_init__(self) -> None:
-        for name in ("pad", "mixup", "cutmix"):
+        for name in ("pad", "color_jitter", "mixup", "cutmix"):
             _require(getattr(self, name) >= 0, f"views.{name}", getattr(self, name), "0 or more")
-        for name in ("hflip", "mixup_prob", "mixup_switch_prob"):
+        for name in ("hflip", "vflip", "reprob", "mixup_prob", "mixup_switch_prob"):
             _require(0 <= getattr(self, name) <= 1, f"views.{name}", getattr(self, name), "in [0, 1]")
+        for name in ("recount", "aug_repeats"):
+            _require(getattr(self, name) >= 1, f"views.{name}", getattr(self, name), "1 or more")
+        _require(not self.resplit or self.aug_repeats > 1, "views.resplit", True, "with views.aug_repeats of 2 or more")
+        _require(_ordered(self.scale) and self.scale[1] <= 1, "views.scale", self.scale, "two ascending in (0, 1]")
+        _require(_ordered(self.ratio), "views.ratio", self.ratio, "two ascending, positive")
+        shares = self.cutmix_minmax
+        _require(
+            shares is None or (_ordered(shares) and shares[1] < 1),
+            "views.cutmix_minmax",
+            shares,
+            "two ascending in (0, 1)",
+        )
+
+
+def _ordered(pair: tuple[float, float]) -> bool:
+    return 0 < pair[0] <= pair[1]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,15 +192,19 @@ class MutualInformationConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
-    """Optimizer and schedule. Rates are as given: nothing is scaled by the batch size."""
+    """Optimizer and schedule."""
 
-    opt: Literal["adamw", "sgd"] = option("adamw", "the optimizer; sgd is with Nesterov momentum")
-    lr: float = option(1e-3, "peak learning rate")
+    opt: str = option("adamw", "an optimizer of timm: adamw, lamb, ...; sgd is with Nesterov momentum")
+    lr: float = option(1e-3, "peak learning rate, at a batch of lr_base_size where that is given")
+    lr_base_size: int | None = option(
+        None, "scale lr by batch_size / lr_base_size, as DeiT (512); default: lr as given"
+    )
     weight_decay: float = option(0.05, "weight decay")
+    no_decay: tuple[str, ...] = option((), "parameters to leave undecayed besides, by pattern: backbone.blocks.0.*")
     decay_all: bool = option(False, "decay biases, norms and tokens too")
-    momentum: float = option(0.9, "momentum of sgd")
-    opt_eps: float = option(1e-8, "epsilon of adamw")
-    opt_betas: tuple[float, float] = option((0.9, 0.999), "betas of adamw")
+    momentum: float = option(0.9, "momentum, of optimizers that have one")
+    opt_eps: float | None = option(None, "epsilon, of optimizers that have one; default: the optimizer's own")
+    opt_betas: tuple[float, ...] | None = option(None, "betas, of optimizers that have them; default: their own")
     clip_grad: float | None = option(None, "largest norm of the gradient; default: no clipping")
     warmup_epochs: float = option(5.0, "epochs of linear warm-up")
     warmup_lr: float = option(1e-6, "learning rate at the start of the warm-up")
@@ -139,8 +212,12 @@ class OptimConfig:
 
     def __post_init__(self) -> None:
         _require(self.lr > 0, "optim.lr", self.lr, "positive")
-        _require(self.opt_eps > 0, "optim.opt_eps", self.opt_eps, "positive")
-        _require(all(0 <= beta < 1 for beta in self.opt_betas), "optim.opt_betas", self.opt_betas, "two in [0, 1)")
+        _require(
+            self.lr_base_size is None or self.lr_base_size > 0, "optim.lr_base_size", self.lr_base_size, "positive"
+        )
+        _require(self.opt_eps is None or self.opt_eps > 0, "optim.opt_eps", self.opt_eps, "positive")
+        betas = self.opt_betas
+        _require(betas is None or all(0 <= beta < 1 for beta in betas), "optim.opt_betas", betas, "in [0, 1) each")
         for name in ("weight_decay", "warmup_epochs", "warmup_lr", "min_lr"):
             _require(getattr(self, name) >= 0, f"optim.{name}", getattr(self, name), "0 or more")
         _require(0 <= self.momentum < 1, "optim.momentum", self.momentum, "in [0, 1)")
@@ -153,11 +230,16 @@ class TrainConfig:
 
     epochs: int = option(30, "passes over the training data; the schedule's length")
     max_steps: int | None = option(None, "stop after this many optimizer steps; the schedule stays as it is")
-    batch_size: int = option(128, "samples per optimizer step, over all processes and micro-batches")
-    micro_batches: int = option(1, "split each batch into this many forward and backward passes")
+    batch_size: int = option(128, "samples per optimizer step, over all processes and passes")
+    device_batch_size: int | None = option(
+        None, "most samples of one pass in one process; the passes per step follow from it; default: one pass"
+    )
     smoothing: float = option(0.1, "label smoothing of the class loss")
     ema_decay: float | None = option(None, "decay of the moving average of the weights; default: none kept")
+    ema_warmup: bool = option(False, "let that decay grow from 0, as timm does")
     amp: bool = option(False, "bfloat16 autocast")
+    grad_checkpointing: bool = option(False, "compute activations again in the backward pass instead of keeping them")
+    sync_bn: bool = option(False, "batch norm over all processes")
     seed: int = option(0, "the seed of everything random")
     device: str = option("auto", "cpu, cuda or cuda:N; auto: cuda where there is one")
     threads: int | None = option(
@@ -167,17 +249,18 @@ class TrainConfig:
     eval_interval: int = option(1, "epochs per evaluation and checkpoint; the last epoch has both")
     eval_batch_size: int = option(512, "samples per evaluation batch")
     checkpoint_interval: int | None = option(None, "steps per checkpoint, besides those of eval_interval")
+    tracker: Literal["tensorboard", "mlflow", "wandb", "trackio"] | None = option(
+        None, "show the metrics there too, offline; metrics.jsonl is always written"
+    )
 
     def __post_init__(self) -> None:
-        whole = ("epochs", "batch_size", "micro_batches", "log_interval", "eval_interval", "eval_batch_size")
-        for name in (*whole, "threads", "max_steps", "checkpoint_interval"):
+        whole = ("epochs", "batch_size", "log_interval", "eval_interval", "eval_batch_size")
+        for name in (*whole, "device_batch_size", "threads", "max_steps", "checkpoint_interval"):
             value = getattr(self, name)
             _require(value is None or value > 0, f"train.{name}", value, "positive")
         _require(0 <= self.smoothing < 1, "train.smoothing", self.smoothing, "in [0, 1)")
         _require(self.ema_decay is None or 0 < self.ema_decay < 1, "train.ema_decay", self.ema_decay, "in (0, 1)")
         _require(0 <= self.seed < 2**64, "train.seed", self.seed, "in [0, 2**64)")
-        fits = self.micro_batches <= self.batch_size
-        _require(fits, "train.micro_batches", self.micro_batches, "at most train.batch_size")
 
 
 @dataclass(frozen=True, kw_only=True)

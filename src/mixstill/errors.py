@@ -14,6 +14,10 @@ class RunError(Exception):
     """A run that failed through no mistake of its config (non-finite loss, disk full). Exits with 1."""
 
 
+class DataError(RunError):
+    """The samples of a batch cannot be had. It comes between two steps, so the run may still write its checkpoint."""
+
+
 class InterruptedRun(Exception):  # noqa: N818
     """A run that a signal ended, after its checkpoint was written. Exits with 128 + `signal`."""
 

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import yaml
 
@@ -25,8 +25,30 @@ ALIASES = {
     "dataset-download": "data.download",
     "input-size": "data.input_size",
     "img-size": "data.input_size",
+    "train-split": "data.train_split",
+    "val-split": "data.test_split",
+    "input-key": "data.input_key",
+    "target-key": "data.target_key",
+    "num-classes": "data.num_classes",
+    "workers": "data.workers",
+    "num-workers": "data.workers",
+    "crop-pct": "data.crop_pct",
+    "eval-crop-ratio": "data.crop_pct",
+    "max-corrupt": "data.max_corrupt",
     "val-fraction": "data.val_fraction",
     "hflip": "views.hflip",
+    "vflip": "views.vflip",
+    "scale": "views.scale",
+    "ratio": "views.ratio",
+    "train-interpolation": "views.interpolation",
+    "aa": "views.aa",
+    "color-jitter": "views.color_jitter",
+    "reprob": "views.reprob",
+    "remode": "views.remode",
+    "recount": "views.recount",
+    "resplit": "views.resplit",
+    "aug-repeats": "views.aug_repeats",
+    "cutmix-minmax": "views.cutmix_minmax",
     "mixup": "views.mixup",
     "cutmix": "views.cutmix",
     "mixup-prob": "views.mixup_prob",
@@ -39,6 +61,7 @@ ALIASES = {
     "opt-eps": "optim.opt_eps",
     "opt-betas": "optim.opt_betas",
     "lr": "optim.lr",
+    "lr-base-size": "optim.lr_base_size",
     "weight-decay": "optim.weight_decay",
     "momentum": "optim.momentum",
     "clip-grad": "optim.clip_grad",
@@ -50,6 +73,10 @@ ALIASES = {
     "batch-size": "train.batch_size",
     "smoothing": "train.smoothing",
     "model-ema-decay": "train.ema_decay",
+    "model-ema-warmup": "train.ema_warmup",
+    "grad-checkpointing": "train.grad_checkpointing",
+    "sync-bn": "train.sync_bn",
+    "tracker": "train.tracker",
     "amp": "train.amp",
     "seed": "train.seed",
     "eval-batch-size": "train.eval_batch_size",
@@ -57,7 +84,7 @@ ALIASES = {
     "log-interval": "train.log_interval",
     "recovery-interval": "train.checkpoint_interval",
 }
-_SHORT = {"-b": "--batch-size"}
+_SHORT = {"-b": "--batch-size", "-j": "--workers"}
 _OPEN = "model.kwargs."  # below it any name goes: the backbone checks them
 
 
@@ -146,12 +173,12 @@ def _override(config: RawConfig, name: str, given: list[str], own: Sequence[str]
 def _value(leaf: Field, name: str, given: list[str]) -> Any:
     if leaf.type is bool and not given:
         return True
-    if isinstance(leaf.default, tuple):
+    if leaf.many:
         if not given:
             raise UserError(f"--{name}: takes a value, or several, or none; got nothing")
         if given in (["none"], ["null"]):
-            return []
-        if float in get_args(leaf.type):
+            return None if leaf.optional else []
+        if leaf.name != "distill.teachers":
             return " ".join(given).replace(",", " ").split()
         # one word may hold several teachers, unless it is the path of one; each of several words is one
         path = Path(given[0].rpartition("@")[0] or given[0])

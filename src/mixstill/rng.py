@@ -31,6 +31,11 @@ class Domain(IntEnum):
     SPLIT = 5
     SUBSET = 6
     REGULARISER = 7
+    RANDAUGMENT = 8
+    THREE_AUGMENT = 9
+    COLOR_JITTER = 10
+    ERASE = 11
+    NOISE = 12
 
 
 def philox(counter: Tensor, key: tuple[int, int]) -> Tensor:
@@ -44,24 +49,25 @@ def philox(counter: Tensor, key: tuple[int, int]) -> Tensor:
     return torch.stack([c0, c1, c2, c3], dim=-1)
 
 
-def bits(seed: int, domain: Domain, epoch: int, ids: Tensor, draws: int) -> Tensor:
+def bits(seed: int, domain: Domain, epoch: int, ids: Tensor, draws: int, repeats: Tensor | int = 0) -> Tensor:
     """`draws` random 32-bit words for each id: int64 [B] -> int64 [B, D] in [0, 2**32), on the device of `ids`.
 
-    `seed` is any integer in [0, 2**64); `epoch` and the ids lie in [0, 2**32).
+    `seed` is any integer in [0, 2**64); `epoch` and the ids lie in [0, 2**32). Where an id comes several times in an
+    epoch, `repeats` (int64 [B] in [0, 2**24)) tells which time it is.
     """
     blocks = -(-draws // 4)
     counter = torch.empty((*ids.shape, blocks, 4), dtype=torch.int64, device=ids.device)
     counter[..., 0] = ids.unsqueeze(-1)
     counter[..., 1] = epoch
     counter[..., 2] = torch.arange(blocks, device=ids.device)
-    counter[..., 3] = int(domain)
+    counter[..., 3] = int(domain) + (torch.as_tensor(repeats, device=ids.device).unsqueeze(-1) << 8)
     words = philox(counter, (seed & _WORD, (seed >> 32) & _WORD))
     return words.flatten(-2)[..., :draws]
 
 
-def uniform(seed: int, domain: Domain, epoch: int, ids: Tensor, draws: int) -> Tensor:
+def uniform(seed: int, domain: Domain, epoch: int, ids: Tensor, draws: int, repeats: Tensor | int = 0) -> Tensor:
     """Uniform draws in [0, 1) with 24 bits, exact in float32: int64 [B] -> float32 [B, D]."""
-    return (bits(seed, domain, epoch, ids, draws) >> 8).to(torch.float32) * 2.0**-24
+    return (bits(seed, domain, epoch, ids, draws, repeats) >> 8).to(torch.float32) * 2.0**-24
 
 
 def integers(words: Tensor, high: int) -> Tensor:

@@ -24,7 +24,12 @@ RawConfig = dict[str, Any]
 FREE_ON_RESUME = (
     "data.data_dir",
     "data.download",
+    "data.workers",
+    "data.max_corrupt",
     "train.device",
+    "train.threads",
+    "train.device_batch_size",
+    "train.tracker",
     "train.max_steps",
     "train.eval_batch_size",
     "train.checkpoint_interval",
@@ -43,7 +48,13 @@ class Field:
     @property
     def choices(self) -> tuple[str, ...]:
         """The valid words, where the field takes one of a few."""
-        return get_args(self.type) if get_origin(self.type) is Literal else ()
+        literals = [kind for kind in (self.type, *get_args(self.type)) if get_origin(kind) is Literal]
+        return get_args(literals[0]) if literals else ()
+
+    @property
+    def many(self) -> bool:
+        """Whether the field takes several values."""
+        return any(get_origin(kind) is tuple for kind in (self.type, *get_args(self.type)))
 
     @property
     def optional(self) -> bool:
@@ -95,10 +106,10 @@ def _checked(name: str, value: Any) -> Any:
     if name not in fields():
         raise unknown("config", name, fields())
     leaf = fields()[name]
-    if leaf.choices and value not in leaf.choices:
-        raise unknown(name, value, leaf.choices)
     if value is None and not leaf.optional:
         raise UserError(f"{name}: a value is needed, got null")
+    if leaf.choices and value is not None and value not in leaf.choices:
+        raise unknown(name, value, leaf.choices)
     if isinstance(value, float) and not math.isfinite(value):
         raise UserError(f"{name}: {value!r} is not valid; it must be finite")
     if name == "distill.teachers":

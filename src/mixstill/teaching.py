@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,14 +11,15 @@ import timm
 
 from mixstill import recipes
 from mixstill.config import Config
-from mixstill.data import load_splits
-from mixstill.distill.classifier import Facts, check_student
+from mixstill.data import load_split, load_splits
+from mixstill.distill.classifier import Facts, build_student, check_student, save_student
 from mixstill.distill.placement import Placement
 from mixstill.distill.teachers import Teachers
 from mixstill.errors import InterruptedRun, UserError, unknown
 from mixstill.schema import differences
+from mixstill.train.build import student_pixels
 from mixstill.train.device import pick_device
-from mixstill.train.run import CONFIG_FILE, saved_config, saved_summary, student_pixels, train
+from mixstill.train.run import CONFIG_FILE, saved_config, saved_summary, train
 
 
 def resolve_teachers(config: Config, output: Path, *, seed: int | None = None, quiet: bool = False) -> Config:
@@ -31,19 +32,55 @@ def resolve_teachers(config: Config, output: Path, *, seed: int | None = None, q
     Raises `UserError` for a word that is no recipe, path or model, and, before any teacher is trained, for whatever
     else the student could not be trained for.
     """
+    placements, configs = _named(config, seed)
+    runs = {name: _finished(name, its, output) for name, its in configs.items()}
+    if None in runs.values():
+        _check(config, [placement for placement in placements if placement.teacher not in configs])
+    for name, its in configs.items():
+        runs[name] = runs[name] or _trained(its, output / "teachers" / name, quiet)
+    return _taught_by(config, placements, runs)
+
+
+def teachers_as_they_stand(config: Config, output: Path, folder: Path) -> tuple[Config, dict[str, str]]:
+    """`config` as `resolve_teachers` would give it for `output`, but with nothing trained.
+
+    For a recipe without a finished run its model is taken as it would begin, its weights written into `folder`; those
+    files are told too, with the recipes that they stand for. Raises `UserError` as `resolve_teachers` does.
+    """
+    placements, configs = _named(config, None)
+    runs = {name: _finished(name, its, output) for name, its in configs.items()}
+    missing = [name for name, run in runs.items() if run is None]
+    if missing:
+        size = student_pixels(config)
+        data = load_split(config.data, "test", "cpu", size)
+        facts = Facts(len(data.classes), data.classes, data.mean, data.std, size)
+        runs |= {name: _untrained(name, configs[name], facts, folder) for name in missing}
+    return _taught_by(config, placements, runs), {str(runs[name]): name for name in missing}
+
+
+def _named(config: Config, seed: int | None) -> tuple[list[Placement], dict[str, Config]]:
+    """Where the teachers are placed, and the config of each that is a recipe. Raises `UserError` for unknown words."""
     placements = [Placement.parse(text) for text in config.distill.teachers]
     named = {p.teacher for p in placements if p.teacher in recipes.names() and not Path(p.teacher).exists()}
     for placement in placements:
         if placement.teacher not in named and _unknown_word(placement.teacher):
             raise unknown("distill.teachers", placement.teacher, [*recipes.names(), *timm.list_models()])
-    configs = {name: _teacher_config(name, config, seed) for name in sorted(named)}
-    runs = {name: _finished(name, its, output) for name, its in configs.items()}
-    if None in runs.values():
-        _check(config, [placement for placement in placements if placement.teacher not in named])
-    for name, its in configs.items():
-        runs[name] = runs[name] or _trained(its, output / "teachers" / name, quiet)
+    return placements, {name: _teacher_config(name, config, seed) for name in sorted(named)}
+
+
+def _taught_by(config: Config, placements: Sequence[Placement], runs: Mapping[str, Path | None]) -> Config:
+    """`config` with a path in the place of each recipe."""
     teachers = tuple(str(replace(p, teacher=_absolute(str(runs.get(p.teacher, p.teacher))))) for p in placements)
     return replace(config, distill=replace(config.distill, teachers=teachers))
+
+
+def _untrained(name: str, config: Config, facts: Facts, folder: Path) -> Path:
+    """A file of the student of a recipe for the data set of `facts`, before its first step."""
+    config = replace(config, model=replace(config.model, pretrained=False))
+    path = folder.resolve() / f"{name}.safetensors"
+    own = replace(facts, input_size=student_pixels(config))
+    save_student(path, build_student(config, facts.num_classes), config, own)
+    return path
 
 
 def _check(config: Config, others: Sequence[Placement]) -> None:
@@ -93,7 +130,7 @@ def _teacher_config(recipe: str, student: Config, seed: int | None) -> Config:
         data_dir=student.data.data_dir,
         val_fraction=student.data.val_fraction,
         download=student.data.download,
-        skip_corrupt=student.data.skip_corrupt,
+        max_corrupt=student.data.max_corrupt,
     )
     options = replace(
         config.train,

@@ -10,7 +10,8 @@ from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 
-from mixstill.data import load_split, normalise, to_float
+from mixstill.data import load_split
+from mixstill.views import normalise, to_float
 from mixstill.distill.classifier import Facts, build_student, load_classifier, save_student
 from mixstill.models import CifarResNet, write_weights
 
@@ -204,11 +205,10 @@ def test_a_corrupt_image_is_named_and_left_out_only_when_asked_for(mixstill, ref
     bad = tmp_path / "set" / "val" / "bee" / "bad.png"
     bad.write_bytes((bad.parent / "good.png").read_bytes()[:60])
     words = ("eval", tmp_path / "two.safetensors", "--dataset", "folder", "--data-dir", tmp_path / "set")
-    said = refused(*words)
-    assert said.startswith(f"data.data_dir: corrupt image {bad}: ")
-    assert said.endswith("--data.skip_corrupt true leaves such images out")
-    assert refused(*words, "--data.skip_corrupt", "false") == said
-    said = mixstill(*words, "--data.skip_corrupt", "true", "--json")
+    said = mixstill(*words, "--workers", "0")
+    assert said.code == 1
+    assert said.err.startswith(f"mixstill: data: 1 corrupt image, more than data.max_corrupt 0; the first: {bad}: ")
+    said = mixstill(*words, "--data.max_corrupt", "1", "--json")
     assert (said.code, json.loads(said.out)["n"]) == (0, 2)
 
 

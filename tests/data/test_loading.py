@@ -1,11 +1,10 @@
-"""Resident splits: what belongs to each, that it is fixed, and the order of batches."""
+"""Resident splits: what belongs to each, that it is fixed, and what a request gets of it."""
 
 import pytest
 import torch
 
-from mixstill import rng
 from mixstill.config import DataConfig
-from mixstill.data import load_source, load_split, load_splits
+from mixstill.data import Request, load_source, load_split, load_splits
 from mixstill.errors import UserError
 
 
@@ -22,8 +21,8 @@ def test_a_split_is_what_its_source_holds():
         resident, source = digits(split), load_source(DataConfig(), split, None)
         assert torch.equal(resident.pixels[resident.ids], source.pixels)
         assert torch.equal(resident.labels[resident.ids], source.labels)
-        about = (resident.classes, resident.mean, resident.std, resident.skipped)
-        assert about == (source.classes, source.mean, source.std, source.skipped)
+        about = (resident.classes, resident.mean, resident.std, list(resident.corrupt))
+        assert about == (source.classes, source.mean, source.std, list(source.corrupt))
         assert len(resident) == len(source.labels)
 
 
@@ -69,42 +68,44 @@ def test_validation_needs_a_fraction_and_a_split_a_known_name():
         digits("valid")
 
 
-def test_an_epoch_brings_each_sample_at_most_once_in_the_order_of_its_permutation():
+def test_a_request_gets_its_images_in_its_order():
     train = digits(val_fraction=0.1)
-    assert train.steps_per_epoch(100) == len(train) // 100
-    batches = [train.batch_ids(3, 4, step, 100) for step in range(train.steps_per_epoch(100))]
-    order = rng.permutation(3, rng.Domain.ORDER, 4, len(train))
-    assert torch.equal(torch.cat(batches), train.ids[order][: 100 * len(batches)])
-    assert len(torch.cat(batches).unique()) == 100 * len(batches)
+    wanted = [train.ids[[5, 3, 3]], train.ids[[0]]]
+    loaded = list(train.load(Request(ids, torch.zeros_like(ids), 0) for ids in wanted))
+    for ids, (pixels, labels) in zip(wanted, loaded, strict=True):
+        assert torch.equal(pixels, train.pixels[ids])
+        assert torch.equal(labels, train.labels[ids])
 
 
-def test_batches_do_not_depend_on_what_was_asked_before():
-    train = digits()
-    asked = [(0, 0, 1), (1, 0, 1), (0, 1, 1), (0, 0, 1)]
-    first, *others, again = [train.batch_ids(*key, 64) for key in asked]
-    assert torch.equal(first, again)
-    assert not any(torch.equal(first, other) for other in others)
-
-
-def test_a_set_smaller_than_the_batch_is_one_batch_of_all():
-    few = digits(samples_per_class=2)
-    assert few.steps_per_epoch(64) == 1
-    assert torch.equal(few.batch_ids(0, 0, 0, 64).sort().values, few.ids)
-
-
-def test_a_step_beyond_the_epoch_is_an_error():
-    with pytest.raises(IndexError, match="step 12 of an epoch of 12 steps"):
-        digits().batch_ids(0, 0, 12, 100)
-
-
-def test_evaluation_sees_every_sample_once_in_order():
+@pytest.mark.parametrize("count", [1, 3])
+def test_evaluation_sees_every_sample_once_over_the_ranks(count):
     test = digits("test")
-    batches = list(test.eval_batches(100))
-    assert [len(ids) for ids in batches] == [100] * 5 + [96]
-    assert torch.equal(torch.cat(batches), test.ids)
+    seen = [labels for rank in range(count) for _, labels in test.eval_batches(100, rank, count)]
+    assert max(len(labels) for labels in seen) == 100
+    expected = [test.labels[test.ids[rank::count]] for rank in range(count)]
+    assert torch.equal(torch.cat(seen), torch.cat(expected))
+
+
+def test_a_rank_without_samples_sees_none():
+    assert list(digits("test").eval_batches(8, rank=600, count=601)) == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"resident": False}, r"data.resident: False is not valid; digits is always held in memory"),
+        ({"dataset": "wds/x", "resident": True}, r"data.resident: True is not valid; wds/x can only be read one after"),
+    ],
+)
+def test_what_cannot_be_resident_or_streamed_is_told(fields, message):
+    with pytest.raises(UserError, match=message):
+        digits(**fields)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 def test_cuda_gives_the_batches_of_the_cpu():
-    there = load_split(DataConfig(), "train", "cuda", None)
-    assert torch.equal(there.batch_ids(1, 2, 3, 64).cpu(), digits().batch_ids(1, 2, 3, 64))
+    request = [Request(torch.arange(7), torch.zeros(7, dtype=torch.int64), 0)]
+    ((there, labels),) = load_split(DataConfig(), "train", "cuda", None).load(request)
+    ((here, same),) = digits().load(request)
+    assert torch.equal(there.cpu(), here)
+    assert torch.equal(labels.cpu(), same)

@@ -201,22 +201,22 @@ def test_a_truncated_parquet_file_is_named(tmp_path):
         (encoded(picture(1, 28, 28)), "28x28 pixels, cifar100's have 32x32"),
     ],
 )
-def test_a_corrupt_image_stops_with_its_row_or_is_skipped_by_name(tmp_path, broken, why):
+def test_a_corrupt_image_stops_with_its_row_or_is_left_out_by_name(tmp_path, broken, why):
     images = [encoded(picture(0)), broken, encoded(picture(2))]
     file = tmp_path / "train-00000-of-00001.parquet"
     write_shard(file, [0, 1, 2], images=images)
-    with pytest.raises(UserError, match=rf"corrupt image {file} row 1: .*{why}.*--data.skip_corrupt true"):
+    with pytest.raises(UserError, match=rf"corrupt image {file} row 1: .*{why}.*--data.max_corrupt COUNT"):
         cifar(tmp_path)
-    source = cifar(tmp_path, skip_corrupt=True)
+    source = cifar(tmp_path, max_corrupt=1)
     check(source, [0, 2])
-    assert len(source.skipped) == 1
-    assert source.skipped[0].startswith(f"{file} row 1: ")
+    assert len(source.corrupt) == 1
+    assert next(iter(source.corrupt)).startswith(f"{file} row 1: ")
 
 
 def test_a_set_of_nothing_but_corrupt_images_is_an_error(tmp_path):
     write_shard(tmp_path / "train-00000-of-00001.parquet", [0], images=[b"no image"])
     with pytest.raises(UserError, match=r"no image of 1 can be read: .* row 0: not an image"):
-        cifar(tmp_path, skip_corrupt=True)
+        cifar(tmp_path, max_corrupt=1)
 
 
 @pytest.mark.parametrize("label", [-1, 100, None])
@@ -382,13 +382,13 @@ def test_folders_need_a_size(tmp_path):
         folder(tmp_path, size=None)
 
 
-def test_a_corrupt_file_stops_by_its_path_or_is_skipped_by_name(tmp_path):
+def test_a_corrupt_file_stops_by_its_path_or_is_left_out_by_name(tmp_path):
     for split in ("train", "test"):
         write_class_folders(tmp_path / split)
     broken = tmp_path / "train/ant/1.png"
     broken.write_bytes(broken.read_bytes()[:-60])
     with pytest.raises(UserError, match=rf"corrupt image {broken}: "):
         folder(tmp_path)
-    source = folder(tmp_path, skip_corrupt=True)
+    source = folder(tmp_path, max_corrupt=1)
     assert source.labels.tolist() == [0, 1, 1]
-    assert [name.partition(":")[0] for name in source.skipped] == [str(broken)]
+    assert [name.partition(":")[0] for name in source.corrupt] == [str(broken)]

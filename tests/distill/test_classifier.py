@@ -91,7 +91,7 @@ def test_a_student_is_as_its_config_says():
     assert all(module.channel is None for module in student.token_modules)
     backbone = student.backbone
     assert (len(backbone.blocks), backbone.embed_dim, backbone.num_classes, pixels(backbone)) == (3, 8, 4, 12)
-    assert backbone.blocks[0].drop_path.drop_prob == 0.1
+    assert backbone.blocks[-1].drop_path.rate == 0.1
 
 
 @pytest.mark.parametrize(

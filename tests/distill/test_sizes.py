@@ -6,13 +6,26 @@ from mixstill.distill.sizes import known_models, own_models, size_of
 
 
 @pytest.mark.parametrize(
-    ("name", "millions"), [("std_mixer_s16_224", 22.16), ("std_mixer_b16_224", 66.71), ("mixer_b16_224", 59.88)]
+    ("name", "source", "millions", "gmacs"),
+    [
+        ("std_mixer_s16_224", "timm", 22.16, 4.2),
+        ("std_mixer_b16_224", "timm", 66.71, 13.6),
+        ("mixer_b16_224", "timm", 59.88, 12.6),
+        ("std_resmlp_24_224", "timm", 32.45, 6.2),
+        ("resmlp_big_24_16_224", "mixstill", 115.74, 23.0),
+        ("std_resmlp_big_24_16_224", "mixstill", 122.56, 24.1),
+        ("cyclemlp_b1_224", "mixstill", 15.16, 2.1),
+        ("std_cyclemlp_b1_224", "mixstill", 18.42, 2.2),
+        ("cyclemlp_b2_224", "mixstill", 26.80, 3.9),
+        ("std_cyclemlp_b2_224", "mixstill", 30.07, 4.0),
+    ],
 )
-def test_the_sizes_are_those_of_the_paper(name, millions) -> None:
+def test_the_sizes_are_those_of_the_paper(name, source, millions, gmacs) -> None:
+    """The multiply-adds too, but for Mixer, whose the paper rounds up: 4.3, 12.7 and 13.7."""
     size = size_of(name)
-    assert round(size.params / 1e6, 2) == millions
+    assert (round(size.params / 1e6, 2), round(size.macs / 1e9, 1)) == (millions, gmacs)
     assert size.modules == (2 if name.startswith("std_") else 0)
-    assert (size.input_size, size.num_classes, size.source) == (224, 1000, "timm")
+    assert (size.input_size, size.num_classes, size.source) == (224, 1000, source)
 
 
 def test_mixer_s4_at_32_pixels_has_the_published_size() -> None:
@@ -38,6 +51,12 @@ def test_a_modules_multiply_adds_are_those_of_the_tokens_own_row_and_column() ->
 
 
 def test_every_vision_mlp_has_a_student_by_name() -> None:
-    assert {"std_mixer_s4_32", "std_mixer_b16_224", "std_resmlp_24_224", "std_gmlp_s16_224"} <= set(known_models())
+    assert {
+        "std_mixer_s4_32",
+        "std_mixer_b16_224",
+        "std_resmlp_24_224",
+        "std_gmlp_s16_224",
+        "std_cyclemlp_b5_224",
+    } <= set(known_models())
     assert "std_resnet18" not in known_models()
     assert set(own_models()) <= set(known_models())

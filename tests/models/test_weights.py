@@ -8,10 +8,13 @@ import pytest
 import safetensors.torch
 import timm
 import torch
+import torch.nn.functional as F
 from torch import nn
+from torchvision.ops import deform_conv2d
 
 from mixstill.errors import RunError, UserError
 from mixstill.models import CifarResNet, adapt, classes_in, load_into, read_weights, write_weights
+from mixstill.models.cyclemlp import SIZES
 from mixstill.models.families import infer_cifar_resnet
 
 STATE = {"fc.weight": torch.arange(12.0).reshape(3, 4), "fc.bias": torch.ones(3, dtype=torch.float64)}
@@ -295,6 +298,120 @@ def test_width_and_channels_are_inferred(tmp_path):
     found, logits = public_logits(path, None, images)
     assert found.kwargs == {"num_classes": 10, "shortcut": "A", "width": 8, "in_chans": 1}
     assert torch.equal(logits, source(images))
+
+
+def cyclemlp_shapes(depths, dims, ratios, num_classes):
+    """The learned parameters in a state dict of ShoufaChen/CycleMLP."""
+    shapes = {"patch_embed.proj.weight": (dims[0], 3, 7, 7), "patch_embed.proj.bias": (dims[0],)}
+    for stage, (depth, width, ratio) in enumerate(zip(depths, dims, ratios, strict=True)):
+        for index in range(depth):
+            linear = {
+                "attn.reweight.fc1": (width // 4, width),
+                "attn.reweight.fc2": (3 * width, width // 4),
+                "attn.proj": (width, width),
+                "mlp.fc1": (ratio * width, width),
+                "mlp.fc2": (width, ratio * width),
+                "attn.sfc_h": (width, width, 1, 1),
+                "attn.sfc_w": (width, width, 1, 1),
+                "norm1": (width,),
+                "norm2": (width,),
+            }
+            block = f"network.{2 * stage}.{index}"
+            shapes[f"{block}.attn.mlp_c.weight"] = (width, width)
+            for name, shape in linear.items():
+                shapes |= {f"{block}.{name}.weight": shape, f"{block}.{name}.bias": shape[:1]}
+        if stage:
+            transition = f"network.{2 * stage - 1}.proj"
+            shapes |= {f"{transition}.weight": (width, dims[stage - 1], 3, 3), f"{transition}.bias": (width,)}
+    shapes |= {"norm.weight": dims[-1:], "norm.bias": dims[-1:]}
+    shapes |= {"head.weight": (num_classes, dims[-1]), "head.bias": (num_classes,)}
+    return shapes
+
+
+def cyclemlp_file(*size):
+    """A state dict of theirs, of small random numbers, with their constant offsets."""
+    torch.manual_seed(0)
+    state = {
+        name: torch.randn(shape) * 0.05 + ("norm" in name and name.endswith("weight"))
+        for name, shape in cyclemlp_shapes(*size).items()
+    }
+    for name in [name for name in state if name.endswith("sfc_h.weight") or name.endswith("sfc_w.weight")]:
+        shifts = torch.tensor([(channel + 1) % 3 - 1.0 for channel in range(state[name].shape[1])])
+        along_width = "sfc_h" in name  # pairs of (down, right)
+        pairs = torch.stack([shifts * (not along_width), shifts * along_width], 1)
+        state[name.replace("weight", "offset")] = pairs.view(1, -1, 1, 1)
+    return state
+
+
+def cyclemlp_logits(state, images):
+    """What their network is, from its parts: the cycle layers are deformable convolutions with constant offsets."""
+
+    def linear(name, x):
+        return F.linear(x, state[f"{name}.weight"], state.get(f"{name}.bias"))
+
+    def norm(name, x):
+        return F.layer_norm(x, x.shape[-1:], state[f"{name}.weight"], state[f"{name}.bias"])
+
+    def mlp(name, x):
+        return linear(f"{name}.fc2", F.gelu(linear(f"{name}.fc1", x)))
+
+    def cycle(name, x):
+        weight, bias, offset = (state[f"{name}.{part}"] for part in ("weight", "bias", "offset"))
+        maps = x.permute(0, 3, 1, 2)
+        offsets = offset.expand(len(maps), -1, *maps.shape[2:])
+        return deform_conv2d(maps, offsets, weight, bias).permute(0, 2, 3, 1)
+
+    def mixing(name, x):
+        branches = [cycle(f"{name}.sfc_h", x), cycle(f"{name}.sfc_w", x), linear(f"{name}.mlp_c", x)]
+        scores = mlp(f"{name}.reweight", sum(branches).mean((1, 2))).view(len(x), -1, 3)
+        shares = scores.softmax(2)[:, None, None]
+        return linear(f"{name}.proj", sum(shares[..., i] * branch for i, branch in enumerate(branches)))
+
+    x = F.conv2d(images, state["patch_embed.proj.weight"], state["patch_embed.proj.bias"], 4, 2).permute(0, 2, 3, 1)
+    for position in range(7):
+        name = f"network.{position}"
+        if position % 2:
+            weight, bias = state[f"{name}.proj.weight"], state[f"{name}.proj.bias"]
+            x = F.conv2d(x.permute(0, 3, 1, 2), weight, bias, 2, 1).permute(0, 2, 3, 1)
+            continue
+        for block in sorted({f"{name}.{key.split('.')[2]}" for key in state if key.startswith(f"{name}.")}):
+            x = x + mixing(f"{block}.attn", norm(f"{block}.norm1", x))
+            x = x + mlp(f"{block}.mlp", norm(f"{block}.norm2", x))
+    return linear("head", norm("norm", x).mean((1, 2)))
+
+
+B1 = ((2, 2, 4, 2), (64, 128, 320, 512), (4, 4, 4, 4), 7)
+
+
+@pytest.mark.parametrize("name", [None, "cyclemlp_b1_224"])
+def test_cyclemlps_files_give_their_models_logits(tmp_path, name):
+    path, images = tmp_path / "CycleMLP_B1.pth", torch.randn(2, 3, 64, 64)
+    state = cyclemlp_file(*B1)
+    torch.save({"model": state}, path)
+    found, logits = public_logits(path, name, images)
+    expected = cyclemlp_logits(state, images)
+    assert expected.std() > 0.5
+    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
+    assert (found.name, found.kwargs) == ("cyclemlp_b1_224", {"num_classes": 7})
+    assert found.normalisation == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+@pytest.mark.parametrize("name", ["cyclemlp_b2_224", "cyclemlp_b3_224", "cyclemlp_b4_224", "cyclemlp_b5_224"])
+def test_a_cyclemlps_size_is_told_from_its_file(name):
+    shapes = cyclemlp_shapes(*SIZES[name].values(), 1000)
+    found = adapt(None, {key: torch.empty(shape, device="meta") for key, shape in shapes.items()})
+    assert found.name == name
+
+
+def test_a_cyclemlp_that_cannot_be_built_is_a_users_mistake():
+    state = cyclemlp_file(*B1)
+    with pytest.raises(UserError, match=r"^teacher: holds a cyclemlp_b1_224, not the resnet18 that was named$"):
+        adapt("resnet18", state, "teacher")
+    with pytest.raises(UserError, match=r"^teacher: has no classifier \('head'\) of a cyclemlp_b1_224$"):
+        adapt(None, {key: tensor for key, tensor in state.items() if not key.startswith("head")}, "teacher")
+    state = {key: tensor for key, tensor in state.items() if not key.startswith("network.6.1.")}
+    with pytest.raises(UserError, match=r"^teacher: holds a CycleMLP of no known size; there are cyclemlp_b1_224, "):
+        adapt(None, state, "teacher")
 
 
 def test_a_name_that_the_weights_contradict_is_a_users_mistake():

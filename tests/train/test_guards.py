@@ -36,7 +36,7 @@ def test_a_student_that_cannot_read_the_images_is_refused_before_the_run_exists(
     assert "cannot be trained on 8 pixels in RGB: " in refused_run(tiny(options), tmp_path / "run")
 
 
-@pytest.mark.parametrize("options", [{"train.micro_batches": 6}, {"mi.every": "epoch", "train.batch_size": 1}])
+@pytest.mark.parametrize("options", [{"train.batch_size": 1}, {"mi.every": "epoch", "train.batch_size": 1}])
 def test_a_regulariser_without_pairs_is_refused_before_the_run_exists(tiny, teachers, tmp_path, options) -> None:
     taught = {"distill.teachers": [f"{teachers['small']}@last"], "mi.weight": 0.1, "mi.width": 8}
     assert refused_run(tiny(taught | options), tmp_path / "run").startswith(
@@ -71,10 +71,10 @@ def test_left_out_images_stand_in_the_summary(tiny, tmp_path) -> None:
             for index in range(5):
                 Image.new("RGB", (8, 8), (index, 0, 0)).save(folder / f"{index}.png")
     (tmp_path / "data" / "train" / "ant" / "broken.png").write_bytes(b"no image")
-    options = {"data.dataset": "folder", "data.data_dir": str(tmp_path / "data"), "data.skip_corrupt": True}
+    options = {"data.dataset": "folder", "data.data_dir": str(tmp_path / "data"), "data.max_corrupt": 1}
     summary = train(tiny(options | {"train.max_steps": 1}), tmp_path / "run", quiet=True)
-    assert len(summary["skipped"]) == 1
-    assert "broken.png" in summary["skipped"][0]
+    assert len(summary["corrupt"]) == 1
+    assert "broken.png" in summary["corrupt"][0]
 
 
 def test_a_checkpoint_without_its_config_is_no_free_place(tiny, tmp_path) -> None:

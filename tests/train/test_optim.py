@@ -5,11 +5,13 @@ import math
 import pytest
 import timm
 import torch
+from timm.optim import Lamb
 from timm.scheduler import CosineLRScheduler
 
-from mixstill.config import OptimConfig
+from mixstill.config import Config, OptimConfig, TrainConfig
 from mixstill.distill.placement import Placement
 from mixstill.distill.student import Student
+from mixstill.errors import UserError
 from mixstill.train.optim import build_optimizer, learning_rate, set_rate
 
 
@@ -35,17 +37,26 @@ def test_the_rate_of_every_step_is_timms(warmup_epochs, min_lr) -> None:
     )
     for step in range(epochs * per_epoch):
         scheduler.step_update(step)
-        assert learning_rate(config, step, per_epoch, epochs) == pytest.approx(
-            optimizer.param_groups[0]["lr"], rel=1e-9
-        )
+        rate = learning_rate(Config(optim=config, train=TrainConfig(epochs=epochs)), step, per_epoch)
+        assert rate == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-9)
 
 
 def test_the_rate_follows_the_equation_and_stays_at_its_end() -> None:
-    config = OptimConfig(lr=1.0, warmup_epochs=2.0, warmup_lr=0.2, min_lr=0.1)
-    assert learning_rate(config, 0, 4, 10) == 0.2
-    assert learning_rate(config, 2, 4, 10) == pytest.approx(0.2 + 0.8 * 2 / 8)
-    assert learning_rate(config, 8, 4, 10) == pytest.approx(0.1 + 0.9 * (1 + math.cos(math.pi * 8 / 40)) / 2)
-    assert learning_rate(config, 40, 4, 10) == learning_rate(config, 99, 4, 10) == pytest.approx(0.1)
+    options = OptimConfig(lr=1.0, warmup_epochs=2.0, warmup_lr=0.2, min_lr=0.1)
+    config = Config(optim=options, train=TrainConfig(epochs=10))
+    assert learning_rate(config, 0, 4) == 0.2
+    assert learning_rate(config, 2, 4) == pytest.approx(0.2 + 0.8 * 2 / 8)
+    assert learning_rate(config, 8, 4) == pytest.approx(0.1 + 0.9 * (1 + math.cos(math.pi * 8 / 40)) / 2)
+    assert learning_rate(config, 40, 4) == learning_rate(config, 99, 4) == pytest.approx(0.1)
+
+
+def test_the_peak_is_scaled_by_the_batch_and_the_ends_are_not() -> None:
+    """DeiT: lr * batch / 512 for the peak; warm-up and end as they are."""
+    options = OptimConfig(lr=5e-4, lr_base_size=512, warmup_epochs=1.0, warmup_lr=1e-6, min_lr=1e-5)
+    config = Config(optim=options, train=TrainConfig(epochs=2, batch_size=1024))
+    assert learning_rate(config, 0, 100) == 1e-6
+    assert learning_rate(config, 100, 100) == pytest.approx(1e-5 + (1e-3 - 1e-5) / 2)
+    assert learning_rate(config, 200, 100) == pytest.approx(1e-5)
 
 
 def decayed(model, **options) -> set[str]:
@@ -66,6 +77,28 @@ def test_biases_norms_and_tokens_are_not_decayed_unless_all_are(opt) -> None:
     assert len(tokens) == 4
     assert decayed(student, opt=opt) == matrices - tokens
     assert decayed(student, opt=opt, decay_all=True) == {name for name, _ in student.named_parameters()}
+
+
+def test_parameters_are_left_undecayed_by_pattern() -> None:
+    student = small_student()
+    spared = decayed(student) - decayed(student, no_decay=("backbone.blocks.0.*", "backbone.head.weight"))
+    assert spared == {
+        name
+        for name, parameter in student.named_parameters()
+        if parameter.ndim > 1 and (name.startswith("backbone.blocks.0.") or name == "backbone.head.weight")
+    }
+    with pytest.raises(UserError, match=r"optim.no_decay: 'backbone.block.0' matches no parameter; the nearest is 'b"):
+        build_optimizer(OptimConfig(no_decay=("backbone.block.0",)), student)
+
+
+def test_lamb_is_timms_and_an_unknown_optimizer_is_told_with_the_nearest() -> None:
+    lamb = build_optimizer(OptimConfig(opt="lamb", opt_eps=1e-6, opt_betas=(0.8, 0.9)), small_student())
+    assert isinstance(lamb, Lamb)
+    assert {(group["betas"], group["eps"]) for group in lamb.param_groups} == {((0.8, 0.9), 1e-6)}
+    with pytest.raises(UserError, match=r"optim.opt: unknown value 'adamx'; did you mean 'adam"):
+        build_optimizer(OptimConfig(opt="adamx"), small_student())
+    with pytest.raises(UserError, match=r"optim.opt_betas: \(0.9,\) is not valid; adamw has 2"):
+        build_optimizer(OptimConfig(opt_betas=(0.9,)), small_student())
 
 
 def test_the_options_of_the_optimizers_arrive() -> None:

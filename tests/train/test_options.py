@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
 import pytest
@@ -11,10 +10,10 @@ import timm
 import torch
 from PIL import Image
 
-from mixstill.data.images import STATISTICS
-from mixstill.errors import UserError
+from mixstill.errors import RunError, UserError
 from mixstill.models import write_weights
 from mixstill.schema import fields
+from mixstill.train.build import checkpoint_gradients
 from mixstill.train.run import train
 
 STEPS = 4  # an epoch, so that what is done once in an epoch is done
@@ -24,6 +23,7 @@ TAUGHT = {"distill.teachers": ["small@1/2", "large@last"]}
 SOFT = TAUGHT | {"distill.kind": "soft"}
 MI = TAUGHT | {"mi.weight": 1.0, "mi.width": 8, "mi.lr": 0.1}
 SGD = {"optim.opt": "sgd"}
+RRC = {"views.crop": "rrc"}
 BOTH = {"views.mixup": 0.8, "views.cutmix": 1.0}
 WARM = {"optim.warmup_epochs": 1.0}
 
@@ -32,11 +32,32 @@ BENDS = [
     ("model.name", "mixer_micro_32", {}),
     ("model.kwargs", {"num_blocks": 1, "embed_dim": 8}, {}),
     ("model.drop_path", 0.5, {}),
+    ("model.drop_path_mode", "constant", {"model.drop_path": 0.5}),
     ("data.input_size", 16, {}),
     ("data.val_fraction", 0.5, {}),
     ("data.samples_per_class", 3, {}),
     ("views.pad", 2, {}),
     ("views.hflip", 1.0, {}),
+    ("views.vflip", 1.0, {}),
+    ("views.crop", "rrc", {}),
+    ("views.crop", "src", {}),
+    ("views.scale", [0.3, 0.5], RRC),
+    ("views.ratio", [0.5, 0.6], RRC),
+    ("views.interpolation", "bilinear", RRC),
+    ("views.interpolation", "random", RRC),
+    ("views.interpolation", "bilinear", {"views.aa": "rand-m9-inc1"}),
+    ("views.aa", "rand-m9-mstd0.5-inc1", {}),
+    ("views.aa", "3a", {}),
+    ("views.color_jitter", 0.4, {}),
+    ("views.color_jitter", 0.4, {"views.aa": "3a"}),
+    ("views.reprob", 0.5, {}),
+    ("views.remode", "rand", {"views.reprob": 1.0}),
+    ("views.remode", "const", {"views.reprob": 1.0}),
+    ("views.recount", 3, {"views.reprob": 1.0}),
+    ("views.resplit", True, {"views.reprob": 1.0, "views.aug_repeats": 2}),
+    ("views.aug_repeats", 2, {}),
+    ("views.cutmix_minmax", [0.2, 0.8], {}),
+    ("views.cutmix_minmax", [0.2, 0.8], {"views.cutmix": 1.0}),
     ("views.mixup", 0.8, {}),
     ("views.cutmix", 1.0, {}),
     ("views.mixup_prob", 0.0, {"views.mixup": 0.8}),
@@ -60,8 +81,11 @@ BENDS = [
     ("mi.width", 4, MI),
     ("mi.ema_rate", 0.5, MI),
     ("optim.opt", "sgd", {}),
+    ("optim.opt", "lamb", {}),
     ("optim.lr", 0.02, {}),
+    ("optim.lr_base_size", 5, {}),
     ("optim.weight_decay", 0.3, {}),
+    ("optim.no_decay", ["backbone.blocks.*"], {}),
     ("optim.decay_all", True, {}),
     ("optim.momentum", 0.5, SGD),
     ("optim.momentum", 0.0, SGD),
@@ -169,16 +193,48 @@ def folder(tmp_path):
 
 def test_a_folder_is_trained_on_and_its_corrupt_images_are_skipped_only_when_told(tiny, folder, tmp_path) -> None:
     options = {"data.dataset": "folder", "data.data_dir": folder, "data.samples_per_class": None}
-    with pytest.raises(UserError, match=r"broken.png: not an image; --data.skip_corrupt true leaves such images out"):
+    options |= {"data.resident": True}
+    with pytest.raises(UserError, match=r"broken.png: .*data.max_corrupt"):
         train(tiny(options), tmp_path / "run", quiet=True)
     assert not (tmp_path / "run").exists()
-    summary = train(tiny(options | {"data.skip_corrupt": True, "train.batch_size": 4}), tmp_path / "run", quiet=True)
+    summary = train(tiny(options | {"data.max_corrupt": 1, "train.batch_size": 4}), tmp_path / "run", quiet=True)
     assert summary["steps"] == 4  # 8 whole images
     assert summary["n"] == 8
+    assert len(summary["corrupt"]) == 1
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_folder_is_streamed_and_its_corrupt_images_are_counted(tiny, folder, tmp_path, workers) -> None:
+    options = {"data.dataset": "folder", "data.data_dir": folder, "data.samples_per_class": None}
+    options |= {"data.workers": workers, "train.batch_size": 3, "views.crop": "rrc", "data.crop_pct": 1.0}
+    with pytest.raises(RunError, match=r"1 corrupt image, more than data.max_corrupt 0; the first: .*broken.png"):
+        train(tiny(options), tmp_path / "stopped", quiet=True)
+    summary = train(tiny(options | {"data.max_corrupt": 1}), tmp_path / "run", quiet=True)
+    assert summary["steps"] == 6  # 9 images, one of which is replaced by another
+    assert summary["n"] == 8
+    assert ["broken.png" in name for name in summary["corrupt"]] == [True]
+    again = train(tiny(options | {"data.max_corrupt": 1, "data.workers": 1}), tmp_path / "again", quiet=True)
+    assert again["heads"] == summary["heads"]
+
+
+def test_a_corrupt_image_ends_a_run_after_a_checkpoint_from_which_it_goes_on(tiny, folder, tmp_path) -> None:
+    options = {"data.dataset": "folder", "data.data_dir": folder, "data.samples_per_class": None, "data.workers": 0}
+    options |= {"train.batch_size": 1, "train.eval_interval": 2}
+    free = {"data.max_corrupt": 1}
+    straight = train(tiny(options | free), tmp_path / "straight", quiet=True)
+    with pytest.raises(RunError, match="broken"):
+        train(tiny(options), tmp_path / "run", quiet=True)
+    saved = torch.load(tmp_path / "run" / "checkpoints" / "last.pt", weights_only=True)["step"]
+    assert saved > 0
+    assert lines(tmp_path / "run")[-1]["step"] == saved
+    resumed = train(tiny(options | free), tmp_path / "run", resume=True, quiet=True)
+    assert resumed["heads"] == straight["heads"]
+    assert [line["step"] for line in lines(tmp_path / "run")] == [line["step"] for line in lines(tmp_path / "straight")]
 
 
 def test_a_data_set_that_is_there_is_not_downloaded(tiny, folder, tmp_path) -> None:
-    options = {"data.dataset": "folder", "data.data_dir": folder, "data.skip_corrupt": True, "data.download": True}
+    options = {"data.dataset": "folder", "data.data_dir": folder, "data.max_corrupt": 1, "data.download": True}
+    options |= {"data.resident": True}
     train(tiny(options | {"data.samples_per_class": 2, "train.batch_size": 4}), tmp_path / "run", quiet=True)
 
 
@@ -189,12 +245,12 @@ def test_a_validation_split_is_measured_beside_the_test_split(tiny, tmp_path) ->
     assert evaluated["class"]["n"] == summary["heads"]["val"]["class"]["n"] != summary["n"]
 
 
-def test_micro_batches_end_in_the_same_weights(tiny, given, tmp_path) -> None:
-    options = given(SOFT | SGD | {"optim.lr": 0.1, "views.mixup": 0.8})
+def test_passes_end_in_the_same_weights(tiny, given, tmp_path) -> None:
+    options = given(SOFT | SGD | {"optim.lr": 0.1, "views.mixup": 0.8, "model.drop_path": 0.3})
     found = []
-    for parts in (1, 3):
-        train(tiny(options | {"train.micro_batches": parts}), tmp_path / str(parts), quiet=True)
-        found.append(safetensors.torch.load_file(tmp_path / str(parts) / "weights.safetensors"))
+    for most in (None, 4):
+        train(tiny(options | {"train.device_batch_size": most}), tmp_path / str(most), quiet=True)
+        found.append(safetensors.torch.load_file(tmp_path / str(most) / "weights.safetensors"))
     for name, value in found[0].items():
         torch.testing.assert_close(value, found[1][name], atol=1e-5, rtol=0, msg=name)
 
@@ -205,6 +261,62 @@ def test_a_moving_average_is_kept_beside_the_weights_and_leaves_them_as_they_are
     assert equal(files[0], weights({}))
     assert not equal(*files)
     assert summary["ema"]["test"]["class"] != summary["heads"]["test"]["class"]
+
+
+def test_the_decay_of_the_moving_average_may_grow(tiny, weights, tmp_path) -> None:
+    found = {}
+    for warmup in (False, True):
+        path = tmp_path / str(warmup)
+        options = {"train.ema_decay": 0.99, "train.ema_warmup": warmup, "train.max_steps": STEPS}
+        train(tiny(options), path, quiet=True)
+        assert equal(safetensors.torch.load_file(path / "weights.safetensors"), weights({}))
+        found[warmup] = safetensors.torch.load_file(path / "ema.safetensors")
+    assert not equal(found[False], found[True])
+
+
+def test_gradient_checkpointing_keeps_less_and_computes_the_same(build, given) -> None:
+    options, kept, found = (
+        given(TAUGHT | {"model.drop_path": 0.5, "model.kwargs": {"num_blocks": 4, "embed_dim": 8}}),
+        {},
+        {},
+    )
+    for checkpointed in (False, True):
+        built = build(options | {"train.grad_checkpointing": checkpointed})
+        if checkpointed:
+            checkpoint_gradients(built.state.student.backbone, "mixer_digits")
+        sizes: list[int] = []
+
+        def keep(tensor: torch.Tensor, sizes: list[int] = sizes) -> torch.Tensor:
+            sizes.append(tensor.numel())
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            built.state.student(torch.rand(4, 3, 8, 8))
+        kept[checkpointed] = sum(sizes)
+        built.steps(2)
+        found[checkpointed] = built.state.student.state_dict()
+    assert kept[True] < kept[False] / 2
+    for name, value in found[False].items():
+        torch.testing.assert_close(value, found[True][name], msg=name)
+
+
+def test_gradient_checkpointing_reaches_the_run_and_is_refused_where_a_model_lacks_it(tiny, tmp_path) -> None:
+    train(tiny({"train.grad_checkpointing": True, "train.max_steps": 1}), tmp_path / "run", quiet=True)
+    options = {"train.grad_checkpointing": True, "model.name": "dla46_c", "model.kwargs": {}, "data.input_size": 32}
+    with pytest.raises(UserError, match=r"train.grad_checkpointing: 'dla46_c' does not support it"):
+        train(tiny(options), tmp_path / "refused", quiet=True)
+
+
+def test_the_tracker_gets_what_metrics_jsonl_gets(tiny, tmp_path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    train(tiny({"train.tracker": "tensorboard", "train.max_steps": 3}), tmp_path / "run", quiet=True)
+    (events,) = (tmp_path / "run").rglob("events.out.*")
+    read = EventAccumulator(str(events.parent))
+    read.Reload()
+    written = [(line["step"], line["total"]) for line in lines(tmp_path / "run") if "total" in line]
+    assert [(event.step, event.value) for event in read.Scalars("total")] == [(s, pytest.approx(v)) for s, v in written]
 
 
 def test_threads_are_as_many_as_asked_for_and_put_back(tiny, tmp_path) -> None:
@@ -243,8 +355,16 @@ SPECIAL = {
     "data.dataset": test_a_folder_is_trained_on_and_its_corrupt_images_are_skipped_only_when_told,
     "data.data_dir": test_a_folder_is_trained_on_and_its_corrupt_images_are_skipped_only_when_told,
     "data.download": test_a_data_set_that_is_there_is_not_downloaded,
-    "data.skip_corrupt": test_a_folder_is_trained_on_and_its_corrupt_images_are_skipped_only_when_told,
-    "train.micro_batches": test_micro_batches_end_in_the_same_weights,
+    "data.train_split": "data/test_factory.py::test_split_names",
+    "data.resident": test_a_folder_is_trained_on_and_its_corrupt_images_are_skipped_only_when_told,
+    "data.max_corrupt": test_a_folder_is_streamed_and_its_corrupt_images_are_counted,
+    "data.workers": test_a_folder_is_streamed_and_its_corrupt_images_are_counted,
+    "data.crop_pct": test_a_folder_is_streamed_and_its_corrupt_images_are_counted,
+    "train.device_batch_size": test_passes_end_in_the_same_weights,
+    "train.ema_warmup": test_the_decay_of_the_moving_average_may_grow,
+    "train.grad_checkpointing": test_gradient_checkpointing_keeps_less_and_computes_the_same,
+    "train.tracker": test_the_tracker_gets_what_metrics_jsonl_gets,
+    "train.sync_bn": "train/test_processes.py::test_batch_norm_over_all_processes_is_that_of_the_whole_batch",
     "train.ema_decay": test_a_moving_average_is_kept_beside_the_weights_and_leaves_them_as_they_are,
     "train.threads": test_threads_are_as_many_as_asked_for_and_put_back,
     "train.device": test_the_device_is_the_one_asked_for,
@@ -255,16 +375,20 @@ SPECIAL = {
 }
 
 
+def test_tests_elsewhere_exist() -> None:
+    for test in SPECIAL.values():
+        if isinstance(test, str):
+            file, _, name = test.partition("::")
+            assert f"def {name}(" in (Path(__file__).parents[1] / file).read_text(encoding="utf-8")
+
+
 def test_every_option_is_tested() -> None:
     tested = {option for option, _, _ in BENDS} | set(SPECIAL)
     assert set(fields()) - tested == set(), "a new option needs a test here"
     assert tested - set(fields()) == set()
 
 
-@pytest.mark.parametrize("option", [name for name, leaf in fields().items() if leaf.choices])
+@pytest.mark.parametrize("option", [name for name, leaf in fields().items() if leaf.choices and name not in SPECIAL])
 def test_every_choice_of_an_option_is_tested(option) -> None:
-    if option == "data.dataset":
-        assert set(get_args(fields()[option].type)) == set(STATISTICS)  # each source has its own tests
-        return
     tried = {value for name, value, _ in BENDS if name == option}
     assert tried | {fields()[option].default} == set(fields()[option].choices)

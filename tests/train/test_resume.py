@@ -128,7 +128,7 @@ def straight(launcher, tiny, teachers, tmp_path_factory):
                 "model.drop_path": 0.1,
                 "views.mixup": 0.8,
                 "train.ema_decay": 0.9,
-                "train.micro_batches": 2,
+                "train.device_batch_size": 6,
                 "train.epochs": STEPS // 4,
                 "train.eval_interval": 2,
                 "train.checkpoint_interval": 5,

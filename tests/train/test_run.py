@@ -11,7 +11,8 @@ import torch
 from mixstill.distill.classifier import load_classifier
 from mixstill.errors import RunError, UserError
 from mixstill.schema import from_dict, read_yaml, to_dict
-from mixstill.train.run import saved_config, saved_summary, student_pixels, train
+from mixstill.train.build import student_pixels
+from mixstill.train.run import saved_config, saved_summary, train
 
 
 @pytest.fixture

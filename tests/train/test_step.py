@@ -5,7 +5,6 @@ import torch
 
 from mixstill import rng
 from mixstill.distill.mutual_information import derangement_shift, dv_bound
-from mixstill.errors import UserError
 
 PLAIN_SGD = {
     "optim.opt": "sgd",
@@ -28,7 +27,8 @@ def weights(built) -> dict[str, torch.Tensor]:
 
 def gradients(built) -> dict[str, torch.Tensor]:
     """Of the objective on the first whole batch."""
-    images, targets = built.batches.get(0, 0)
+    (part,) = built.batches.get(0, 0)
+    images, targets = part.images, part.targets
     rng.seed_torch(built.stepper.config.train.seed, 0, 0)
     output = built.state.student(images)
     terms = built.stepper.objective(output.logits, output.heads, built.stepper.teachers(images), targets)
@@ -49,9 +49,11 @@ def test_a_step_of_sgd_goes_down_the_gradient_of_the_total(taught) -> None:
     assert all(parameter.grad is None for parameter in built.state.student.parameters())
 
 
-@pytest.mark.parametrize("parts", [2, 3, 10])
-def test_micro_batches_make_the_same_step_as_the_whole_batch(taught, parts) -> None:
-    whole, split = taught(), taught({"train.micro_batches": parts})
+@pytest.mark.parametrize("most", [1, 2, 4, 5])
+def test_passes_make_the_same_step_as_the_whole_batch(taught, most) -> None:
+    paths = {"model.drop_path": 0.5}
+    whole, split = taught(paths), taught(paths | {"train.device_batch_size": most})
+    assert split.batches.passes == {1: 5, 2: 5, 4: 3, 5: 2}[most]
     start = weights(whole)
     one, other = whole.steps(3), split.steps(3)
     after = weights(split)
@@ -63,9 +65,9 @@ def test_micro_batches_make_the_same_step_as_the_whole_batch(taught, parts) -> N
             torch.testing.assert_close(value, theirs[name], atol=1e-5, rtol=1e-5, msg=name)
 
 
-def test_micro_batches_clip_the_gradient_of_the_whole_batch(taught) -> None:
+def test_passes_clip_the_gradient_of_the_whole_batch(taught) -> None:
     clip = {"optim.clip_grad": 0.01}
-    whole, split = taught(clip), taught(clip | {"train.micro_batches": 3})
+    whole, split = taught(clip), taught(clip | {"train.device_batch_size": 4})
     (one,), (other,) = whole.steps(1), split.steps(1)
     torch.testing.assert_close(one["gradient_norm"], other["gradient_norm"])
     after = weights(split)
@@ -138,7 +140,7 @@ def information_gradients(built, images, shift) -> tuple[torch.Tensor, dict, dic
 def test_the_regulariser_in_each_step_pushes_the_student_down_and_the_networks_up(taught) -> None:
     built = taught(MI)
     before, gradient = weights(built), gradients(built)
-    images, _ = built.batches.get(0, 0)
+    images = built.batches.get(0, 0)[0].images
     bounds, of_student, of_networks = information_gradients(built, images, derangement_shift(0, 0, 0, len(images)))
     statistics = {name: value.detach().clone() for name, value in built.state.information.named_parameters()}
     (terms,) = built.steps(1)
@@ -174,8 +176,3 @@ def test_the_regulariser_of_an_epoch_is_one_plain_step_on_both_sides(taught) -> 
         torch.testing.assert_close(value, expected, atol=1e-6, rtol=1e-5, msg=name)
     for name, value in built.state.information.named_parameters():
         torch.testing.assert_close(value, statistics[name] + 0.02 * of_networks[name], atol=1e-6, rtol=1e-5, msg=name)
-
-
-def test_a_batch_of_one_cannot_be_paired(taught) -> None:
-    with pytest.raises(UserError, match=r"train.batch_size: 1 sample in a forward pass; mi.weight needs at least 2"):
-        taught(MI | {"train.micro_batches": 10}).steps(1)

@@ -7,14 +7,14 @@ from dataclasses import asdict
 
 from mixstill.errors import UserError, unknown
 from mixstill.overrides import parse
-from mixstill.schema import from_dict, merge, to_dict
+from mixstill.schema import fields, from_dict, merge, to_dict
 
 USAGE = """usage: mixstill eval SOURCE [--dataset D] [--data-dir P] [--split S] [--head H] [--json] ...
 
 SOURCE is a run directory, a weights file, a timm name or a hub id.
 
   --model NAME         architecture of a weights file that does not tell it
-  --dataset D          digits, cifar10, cifar100 or folder [the run's own]
+  --dataset D          digits, cifar10, cifar100, folder or a scheme of timm [the run's own]
   --data-dir P         where it lies [the run's own]
   --split S            test, val or train [test]
   --head H             average, class or distill [average where there are distillation heads]
@@ -28,12 +28,7 @@ SOURCE is a run directory, a weights file, a timm name or a hub id.
 SPLITS = ("train", "val", "test")
 SPACES = ("logit", "probability")
 FIELDS = (
-    "data.dataset",
-    "data.data_dir",
-    "data.val_fraction",
-    "data.samples_per_class",
-    "data.download",
-    "data.skip_corrupt",
+    *(name for name in fields() if name.startswith("data.") and name != "data.input_size"),
     "train.device",
     "train.eval_batch_size",
     "train.amp",

@@ -32,10 +32,11 @@ def main(argv: list[str]) -> None:
 
     import torch
 
-    from mixstill.data import normalise, open_image, to_float
+    from mixstill.data import open_image
     from mixstill.distill.classifier import load_classifier
     from mixstill.distill.student import prediction
     from mixstill.train.device import pick_device
+    from mixstill.views import normalise, to_float
 
     source, *images = line.words
     classifier = load_classifier(source, model=options.get("model"), ema="use-ema" in options)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from mixstill import recipes
 from mixstill.errors import InterruptedRun, UserError
@@ -37,6 +38,19 @@ def main(argv: list[str]) -> None:
     recipe = line.words[0] if line.words else None
     path = _output(line, recipe, resume)
 
+    from mixstill.train.processes import joined
+
+    with joined() as processes:
+        summary = _train(line, recipe, path, resume=resume, quiet=quiet or not processes.main)
+    if not processes.main:
+        return
+    if "json" in line.options:
+        print(json.dumps(summary))
+    else:
+        print(f"* Acc@1 {summary['top1']:.3f} Acc@5 {summary['top5']:.3f} loss {summary['loss']:.3f}  {path}")
+
+
+def _train(line: CommandLine, recipe: str | None, path: Path, *, resume: bool, quiet: bool) -> dict[str, Any]:
     from mixstill.teaching import resolve_teachers, teachers_of_run
     from mixstill.train.run import CONFIG_FILE, check_output, saved_config, train
 
@@ -52,14 +66,10 @@ def main(argv: list[str]) -> None:
         check_output(config, path, resume=False)
         config = resolve_teachers(config, path, quiet=quiet)
     try:
-        summary = train(config, path, resume=resume, quiet=quiet)
+        return train(config, path, resume=resume, quiet=quiet)
     except InterruptedRun as error:
         text = f"{error}; go on with: mixstill train --resume --output {path}"
         raise InterruptedRun(error.signal, text) from error
-    if "json" in line.options:
-        print(json.dumps(summary))
-    else:
-        print(f"* Acc@1 {summary['top1']:.3f} Acc@5 {summary['top5']:.3f} loss {summary['loss']:.3f}  {path}")
 
 
 def _output(line: CommandLine, recipe: str | None, resume: bool) -> Path:

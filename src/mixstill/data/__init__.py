@@ -1,27 +1,22 @@
-"""What a batch is made of: sources, resident splits, views and batch mixing."""
+"""What a batch is made of: sources, and the splits cut from them."""
 
 from mixstill.data.images import Source, open_image
-from mixstill.data.loading import SPLITS, Resident, SplitName, load_split, load_splits
-from mixstill.data.mixing import Mix, draw_mix, mix_images, mix_targets
+from mixstill.data.loading import SPLITS, SplitName, load_split, load_splits
+from mixstill.data.resident import Resident
 from mixstill.data.sources import load_source
-from mixstill.data.views import denormalise, normalise, resize, to_float, train_views
+from mixstill.data.split import Batch, Corrupt, Request, Split
 
 __all__ = [
     "SPLITS",
-    "Mix",
+    "Batch",
+    "Corrupt",
+    "Request",
     "Resident",
     "Source",
+    "Split",
     "SplitName",
-    "denormalise",
-    "draw_mix",
     "load_source",
     "load_split",
     "load_splits",
-    "mix_images",
-    "mix_targets",
-    "normalise",
     "open_image",
-    "resize",
-    "to_float",
-    "train_views",
 ]

@@ -15,7 +15,7 @@ from PIL import Image
 from torchvision import datasets
 
 from mixstill.config import DataConfig
-from mixstill.data.images import STATISTICS, Source, Split, decode
+from mixstill.data.images import STATISTICS, Part, Source, decode
 from mixstill.errors import RunError, UserError, one_line
 
 _CIFAR_SIDE = 32
@@ -27,7 +27,7 @@ _PARQUET_FORMATS = ("PNG", "JPEG", "WEBP")  # asking for few is what makes openi
 _SHARD = re.compile(r"(?:train|test)-(\d+)-of-(\d+)")
 
 
-def load_cifar(config: DataConfig, root: Path, split: Split) -> Source:
+def load_cifar(config: DataConfig, root: Path, split: Part) -> Source:
     """CIFAR-10 or CIFAR-100: the hub's Parquet files, else torchvision's pickles, else torchvision's download."""
     name = config.dataset
     held = {
@@ -100,7 +100,7 @@ def _class_names(schema: Any, label: str) -> list[str] | None:
         return None
 
 
-def _cifar_parquet(config: DataConfig, folder: Path, split: Split) -> Source:
+def _cifar_parquet(config: DataConfig, folder: Path, split: Part) -> Source:
     name = config.dataset
     label = _CIFAR_LABEL[name]
     where: list[str] = []
@@ -132,12 +132,12 @@ def _cifar_parquet(config: DataConfig, folder: Path, split: Split) -> Source:
             raise ValueError(f"{image.width}x{image.height} pixels, {name}'s have {_CIFAR_SIDE}x{_CIFAR_SIDE}")
         return image
 
-    pixels, kept, skipped = decode(read, where, _CIFAR_SIDE, config.skip_corrupt)
+    pixels, kept, corrupt = decode(read, where.__getitem__, len(where), _CIFAR_SIDE, config.max_corrupt)
     names = _class_names(file.schema_arrow, label) or [str(number) for number in range(classes)]
-    return Source(pixels, torch.tensor(labels)[kept], tuple(names), *STATISTICS[name], skipped)
+    return Source(pixels, torch.tensor(labels)[kept], tuple(names), *STATISTICS[name], corrupt)
 
 
-def _shards(folder: Path, split: Split) -> list[Path]:
+def _shards(folder: Path, split: Part) -> list[Path]:
     """The Parquet files of `split`, in order. Raises `UserError` for a missing one, by the count in their names."""
     files = sorted(folder.glob(f"{split}-*.parquet"))
     if not files:
@@ -155,7 +155,7 @@ def _shards(folder: Path, split: Split) -> list[Path]:
     return files
 
 
-def _cifar_pickles(name: str, root: Path, split: Split, download: bool) -> Source:
+def _cifar_pickles(name: str, root: Path, split: Part, download: bool) -> Source:
     kind = _CIFAR_PICKLES[name]
     try:
         data = kind(root, train=split == "train", download=download)

@@ -6,11 +6,11 @@ import torch
 from sklearn.datasets import load_digits as bundled_digits
 
 from mixstill import rng
-from mixstill.data.images import STATISTICS, Source, Split
+from mixstill.data.images import STATISTICS, Part, Source
 from mixstill.data.splits import DIGITS_TEST_SPLIT, SPLIT_SEED, first_per_class
 
 
-def load_digits(split: Split) -> Source:
+def load_digits(split: Part) -> Source:
     """scikit-learn's 1,797 handwritten digits, 8x8; a third of each class, always the same, is the test split."""
     bunch = bundled_digits()
     labels = torch.from_numpy(bunch.target).long()

@@ -5,9 +5,10 @@ Shapes: N samples of a split, H x W pixels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeAlias, cast
 
@@ -18,77 +19,100 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as pil
 
+from mixstill.data.split import Corrupt
 from mixstill.errors import UserError, one_line
 from mixstill.normalisation import CIFAR10, CIFAR100, IMAGENET, Channels, Normalisation
 
-Split: TypeAlias = Literal["train", "test"]
+Part: TypeAlias = Literal["train", "test"]
 
 # The mean and deviation of each channel of the train split, in [0, 1].
 STATISTICS: dict[str, Normalisation] = {
     "digits": ((0.3055, 0.3055, 0.3055), (0.3757, 0.3757, 0.3757)),
     "cifar10": CIFAR10,
     "cifar100": CIFAR100,
-    "folder": IMAGENET,  # what pretrained models expect
 }
 
 _DECODE_CHUNK = 64  # images per task of a thread: small ones cost less than a task's bookkeeping
 
 
+def statistics(dataset: str) -> Normalisation:
+    """Mean and deviation of a data set, by the last word of its name; photos have those of pretrained models."""
+    return STATISTICS.get(dataset.rpartition("/")[2], IMAGENET)
+
+
 @dataclass(frozen=True, eq=False)
 class Source:
-    """One split: `pixels` uint8 [N, 3, H, W], `labels` int64 [N], both on the CPU; `skipped` names corrupt images."""
+    """One split: `pixels` uint8 [N, 3, H, W], `labels` int64 [N], both on the CPU."""
 
     pixels: Tensor
     labels: Tensor
     classes: tuple[str, ...]
     mean: Channels
     std: Channels
-    skipped: tuple[str, ...] = ()
+    corrupt: Corrupt = field(default_factory=Corrupt)
 
 
 def decode(
-    read: Callable[[int], Image.Image], where: Sequence[str], side: int, skip_corrupt: bool
-) -> tuple[Tensor, Tensor, tuple[str, ...]]:
-    """Every image that `read` gives, in threads: uint8 [n, 3, side, side], their indices [n], the skipped by name."""
-    pixels = np.empty((len(where), 3, side, side), dtype=np.uint8)
+    read: Callable[[int], Image.Image], name: Callable[[int], str], count: int, side: int, max_corrupt: int
+) -> tuple[Tensor, Tensor, Corrupt]:
+    """The `count` images that `read` gives, in threads: uint8 [n, 3, side, side], their indices [n], those left out.
+
+    Raises `UserError` where more than `max_corrupt` of them cannot be read.
+    """
+    pixels = np.empty((count, 3, side, side), dtype=np.uint8)
 
     def fill(start: int) -> list[tuple[int, str]]:
         failures = []
-        for index in range(start, min(start + _DECODE_CHUNK, len(where))):
+        for index in range(start, min(start + _DECODE_CHUNK, count)):
             try:
                 pixels[index] = np.asarray(read(index)).transpose(2, 0, 1)
             except Exception as error:  # a broken file makes Pillow raise almost anything
-                reason = "not an image" if isinstance(error, UnidentifiedImageError) else one_line(error)
-                failures.append((index, f"{where[index]}: {reason}"))
+                failures.append((index, reason(error)))
         return failures
 
-    corrupt: dict[int, str] = {}
+    corrupt = Corrupt(count)
+    broken: set[int] = set()
     with ThreadPoolExecutor() as pool:
-        for failures in pool.map(fill, range(0, len(where), _DECODE_CHUNK)):
-            corrupt.update(failures)
-            if failures and not skip_corrupt:
+        for failures in pool.map(fill, range(0, count, _DECODE_CHUNK)):
+            for index, why in failures:
+                broken.add(index)
+                corrupt.add(name(index), why)
+            if len(broken) > max_corrupt:
                 pool.shutdown(cancel_futures=True)
                 raise UserError(
-                    f"data.data_dir: corrupt image {failures[0][1]}; --data.skip_corrupt true leaves such images out"
+                    f"data.data_dir: corrupt image {next(iter(corrupt))}; --data.max_corrupt COUNT leaves up to COUNT "
+                    f"such images out, now {max_corrupt}"
                 )
-    kept = torch.tensor([index for index in range(len(where)) if index not in corrupt], dtype=torch.int64)
+    kept = torch.tensor([index for index in range(count) if index not in broken], dtype=torch.int64)
     if not len(kept):
-        reason = next(iter(corrupt.values()), "there are none")
-        raise UserError(f"data.data_dir: no image of {len(where)} can be read: {reason}")
+        raise UserError(f"data.data_dir: no image of {count} can be read: {next(iter(corrupt), 'there are none')}")
     decoded = torch.from_numpy(pixels)
-    return decoded[kept] if corrupt else decoded, kept, tuple(corrupt.values())
+    return decoded[kept] if broken else decoded, kept, corrupt
 
 
-def fit(image: Image.Image, size: int) -> Image.Image:
-    """RGB, the shorter side brought to `size` (bicubic), the centre cut out: `size` x `size` pixels."""
-    resized = pil.resize(image.convert("RGB"), [size], InterpolationMode.BICUBIC)
+def reason(error: Exception) -> str:
+    """Why an image could not be read, in one line."""
+    return "not an image" if isinstance(error, UnidentifiedImageError) else one_line(error)
+
+
+def rgb(image: Image.Image) -> Image.Image:
+    """Three channels of 8 bits as Pillow converts to them; the orientation that EXIF tells is not applied."""
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def fit(image: Image.Image, size: int, crop_pct: float = 1.0) -> Image.Image:
+    """RGB, the shorter side brought to size / crop_pct (bicubic), the centre cut out: `size` x `size` pixels.
+
+    What timm's evaluation does.
+    """
+    resized = pil.resize(rgb(image), [math.floor(size / crop_pct)], InterpolationMode.BICUBIC)
     return cast(Image.Image, pil.center_crop(resized, [size]))
 
 
-def open_image(path: Path, size: int) -> Tensor:
+def open_image(path: Path, size: int, crop_pct: float = 1.0) -> Tensor:
     """The image in a file as `fit` brings it: uint8 [3, size, size]. Raises `UserError` for one that cannot be read."""
     try:
         with Image.open(path) as image:
-            return torch.from_numpy(np.asarray(fit(image, size)).transpose(2, 0, 1).copy())
+            return torch.from_numpy(np.asarray(fit(image, size, crop_pct)).transpose(2, 0, 1).copy())
     except Exception as error:  # a broken file makes Pillow raise almost anything
         raise UserError(f"image {str(path)!r} cannot be read: {one_line(error)}") from error

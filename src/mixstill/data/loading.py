@@ -1,83 +1,75 @@
-"""Splits that lie whole on the device, and the order in which their samples come: a function of (seed, epoch).
+"""Which samples belong to which split, and whether they are held in memory or read while they are needed.
 
-Shapes: N samples of the source, n of them in the split, B a batch.
+Shapes: N samples of a part of the data set, n of them in the split.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
 
 from mixstill import rng
-from mixstill.config import DataConfig
-from mixstill.data.images import Source
-from mixstill.data.sources import load_source
+from mixstill.config import DATASETS, DataConfig, ViewsConfig
+from mixstill.data.cutting import Cutting
+from mixstill.data.factory import is_iterable
+from mixstill.data.images import Part, statistics
+from mixstill.data.iterable import open_feed
+from mixstill.data.resident import Resident
+from mixstill.data.sources import list_photos, load_source
+from mixstill.data.split import Corrupt, Split
 from mixstill.data.splits import SPLIT_SEED, VALIDATION_SPLIT, first_per_class
+from mixstill.data.streaming import Stream
+from mixstill.data.workers import start_server
 from mixstill.errors import UserError, unknown
-from mixstill.normalisation import Channels
 
 SplitName: TypeAlias = Literal["train", "val", "test"]
 SPLITS: tuple[SplitName, ...] = ("train", "val", "test")
 
+_SMALL = tuple(name for name in DATASETS if name != "folder")  # held in memory at all times
+
 
 @dataclass(frozen=True, eq=False)
-class Resident:
-    """One split on a device.
+class _Whole:
+    """A part of a data set before it is cut into splits."""
 
-    `pixels` uint8 [N, 3, H, W] and `labels` int64 [N] are the whole source, shared by the splits cut from it; `ids`
-    int64 [n] are the positions in them that belong to this split, ascending. `pixels[ids]` are the images of `ids`.
-    """
-
-    pixels: Tensor
-    labels: Tensor
-    ids: Tensor
+    count: int
+    labels: Tensor | None
     classes: tuple[str, ...]
-    mean: Channels
-    std: Channels
-    skipped: tuple[str, ...] = ()
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def steps_per_epoch(self, batch_size: int) -> int:
-        """Whole batches in an epoch; a split smaller than a batch gives one, of all its samples."""
-        return max(1, len(self) // batch_size)
-
-    def batch_ids(self, seed: int, epoch: int, step: int, batch_size: int) -> Tensor:
-        """The ids of one training batch: int64 [B]. `step` counts from 0 within the epoch."""
-        if not 0 <= step < self.steps_per_epoch(batch_size):
-            raise IndexError(f"step {step} of an epoch of {self.steps_per_epoch(batch_size)} steps")
-        order = _order(seed, epoch, len(self), self.ids.device)
-        return self.ids[order[step * batch_size : (step + 1) * batch_size]]
-
-    def eval_batches(self, batch_size: int) -> Iterator[Tensor]:
-        """All ids in ascending order, the last batch as short as it comes: int64 [B] each."""
-        return iter(torch.split(self.ids, batch_size))
+    split: Callable[[Tensor], Split]
 
 
-@lru_cache(maxsize=1)
-def _order(seed: int, epoch: int, n: int, device: torch.device) -> Tensor:
-    return rng.permutation(seed, rng.Domain.ORDER, epoch, n, device)
-
-
-def load_split(config: DataConfig, split: SplitName, device: torch.device | str, size: int | None) -> Resident:
+def load_split(
+    config: DataConfig,
+    split: SplitName,
+    device: torch.device | str,
+    size: int | None,
+    *,
+    views: ViewsConfig | None = None,
+    seed: int = 0,
+) -> Split:
     """One split, on `device`; see `load_splits`."""
-    return load_splits(config, [split], device, size)[split]
+    return load_splits(config, [split], device, size, views=views, seed=seed)[split]
 
 
 def load_splits(
-    config: DataConfig, splits: Iterable[SplitName], device: torch.device | str, size: int | None
-) -> dict[SplitName, Resident]:
-    """The named splits, on `device`; what train and val share is decoded and held once.
+    config: DataConfig,
+    splits: Iterable[SplitName],
+    device: torch.device | str,
+    size: int | None,
+    *,
+    views: ViewsConfig | None = None,
+    seed: int = 0,
+) -> dict[SplitName, Split]:
+    """The named splits, on `device`; what train and val share is held once.
 
     val is a fixed share `config.val_fraction` of each class of train, train the rest, of which
     `config.samples_per_class` fixed samples of each class are kept. Neither depends on the seed of a run.
-    `size` is that of `load_source`. Raises `UserError` as that does, and for a split that the config does not give.
+    `size` is that of `load_source`; `views` and `seed` are for the crops that workers draw in training.
+    Raises `UserError` as `load_source` does, and for a split that the config does not give.
     """
     wanted = list(splits)
     for split in wanted:
@@ -85,44 +77,100 @@ def load_splits(
             raise unknown("split", split, SPLITS)
         if split == "val" and config.val_fraction == 0:
             raise UserError("data.val_fraction: 0.0 leaves no validation split; give a share of train, such as 0.1")
-    loaded: dict[SplitName, Resident] = {}
+    _check_resident(config)
+
+    def whole(part: Part) -> _Whole:
+        if is_iterable(config):
+            return _feed(config, part, torch.device(device), size, views, seed)
+        if config.resident or config.dataset in _SMALL:
+            return _resident(config, part, torch.device(device), size)
+        return _stream(config, part, torch.device(device), size, views, seed)
+
+    loaded: dict[SplitName, Split] = {}
     if "test" in wanted:
-        source = load_source(config, "test", size)
-        loaded |= _residents(source, {"test": torch.arange(len(source.labels))}, device)
+        part = whole("test")
+        loaded["test"] = part.split(torch.arange(part.count))
     if "train" in wanted or "val" in wanted:
-        source = load_source(config, "train", size)
-        val = _validation(source, config.val_fraction)
-        train = torch.ones(len(source.labels), dtype=torch.bool).index_fill_(0, val, False).nonzero().squeeze(1)
+        part = whole("train")
+        val = _validation(config, part)
+        train = torch.ones(part.count, dtype=torch.bool).index_fill_(0, val, False).nonzero().squeeze(1)
         if config.samples_per_class is not None and "train" in wanted:
-            train = _subset(source, train, config.samples_per_class)
-        loaded |= _residents(source, {"train": train, "val": val}, device)
+            train = _subset(config, part, train, config.samples_per_class)
+        loaded |= {"train": part.split(train), "val": part.split(val)}
+        if "test" in loaded and loaded["test"].classes != part.classes:
+            raise UserError(
+                f"data.dataset: the train and the test part of {config.dataset!r} differ in their classes: "
+                f"{len(part.classes)} and {len(loaded['test'].classes)}, or other names"
+            )
     return {split: loaded[split] for split in wanted}
 
 
-def _residents(
-    source: Source, ids: Mapping[SplitName, Tensor], device: torch.device | str
-) -> dict[SplitName, Resident]:
+def _check_resident(config: DataConfig) -> None:
+    """Raises `UserError` where a data set cannot be held in memory, or is always."""
+    if config.resident is False and config.dataset in _SMALL:
+        raise UserError(f"data.resident: False is not valid; {config.dataset} is always held in memory")
+    if config.resident and is_iterable(config):
+        raise UserError(f"data.resident: True is not valid; {config.dataset} can only be read one after another")
+
+
+def _resident(config: DataConfig, part: Part, device: torch.device, size: int | None) -> _Whole:
+    source = load_source(config, part, size)
     pixels, labels = source.pixels.to(device), source.labels.to(device)
-    about = (source.classes, source.mean, source.std, source.skipped)
-    return {split: Resident(pixels, labels, members.to(device), *about) for split, members in ids.items()}
+    about = (source.classes, source.mean, source.std, source.corrupt)
+    return _Whole(len(labels), source.labels, source.classes, lambda ids: Resident(pixels, labels, ids, *about))
 
 
-def _validation(source: Source, fraction: float) -> Tensor:
+def _stream(
+    config: DataConfig, part: Part, device: torch.device, size: int | None, views: ViewsConfig | None, seed: int
+) -> _Whole:
+    found = list_photos(config, part, size)
+    photos, classes = found.photos, found.classes
+    if config.workers:
+        start_server()
+    cutting = Cutting(size=size or 0, crop_pct=config.crop_pct, views=views, seed=seed)
+    about = (classes, *statistics(config.dataset), cutting, device, config.workers, Corrupt(config.max_corrupt))
+    return _Whole(len(photos), photos.labels, classes, lambda ids: Stream(photos, ids, *about))
+
+
+def _feed(
+    config: DataConfig, part: Part, device: torch.device, size: int | None, views: ViewsConfig | None, seed: int
+) -> _Whole:
+    if views is not None and views.aug_repeats > 1:
+        raise UserError(
+            f"views.aug_repeats: {views.aug_repeats} is not valid; {config.dataset} gives each sample only once"
+        )
+    feed = open_feed(config, part, device, size, views, seed)
+    return _Whole(len(feed), None, feed.classes, lambda ids: feed)
+
+
+def _labels(config: DataConfig, whole: _Whole, field: str) -> Tensor:
+    if whole.labels is None:
+        raise UserError(
+            f"data.{field}: {getattr(config, field)} is not valid; the labels of {config.dataset} are only known when "
+            "its images are read"
+        )
+    return whole.labels
+
+
+def _validation(config: DataConfig, whole: _Whole) -> Tensor:
     """Ids of a fixed share of each class, at least one and never all of it: int64, ascending."""
+    fraction = config.val_fraction
     if fraction == 0:
         return torch.empty(0, dtype=torch.int64)
-    sizes = torch.bincount(source.labels, minlength=len(source.classes)).tolist()
+    labels = _labels(config, whole, "val_fraction")
+    sizes = torch.bincount(labels, minlength=len(whole.classes)).tolist()
     counts = [max(0, min(size - 1, max(1, round(fraction * size)))) for size in sizes]
-    order = rng.permutation(SPLIT_SEED, rng.Domain.SPLIT, VALIDATION_SPLIT, len(source.labels))
-    return first_per_class(source.labels, order, counts)
+    order = rng.permutation(SPLIT_SEED, rng.Domain.SPLIT, VALIDATION_SPLIT, len(labels))
+    return first_per_class(labels, order, counts)
 
 
-def _subset(source: Source, train: Tensor, count: int) -> Tensor:
+def _subset(config: DataConfig, whole: _Whole, train: Tensor, count: int) -> Tensor:
     """`count` fixed ids of each class out of `train`; a smaller count gives a subset of a larger one's."""
-    for label, size in enumerate(torch.bincount(source.labels[train], minlength=len(source.classes)).tolist()):
+    labels = _labels(config, whole, "samples_per_class")
+    for label, size in enumerate(torch.bincount(labels[train], minlength=len(whole.classes)).tolist()):
         if size < count:
-            name = source.classes[label]
+            name = whole.classes[label]
             raise UserError(f"data.samples_per_class: {count} is not valid; class {name!r} has only {size} in train")
-    order = rng.permutation(SPLIT_SEED, rng.Domain.SUBSET, 0, len(source.labels))
+    order = rng.permutation(SPLIT_SEED, rng.Domain.SUBSET, 0, len(labels))
     order = order[torch.isin(order, train)]
-    return first_per_class(source.labels, order, [count] * len(source.classes))
+    return first_per_class(labels, order, [count] * len(whole.classes))

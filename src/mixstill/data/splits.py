@@ -15,5 +15,8 @@ DIGITS_TEST_SPLIT, VALIDATION_SPLIT = 0, 1
 def first_per_class(labels: Tensor, order: Tensor, counts: Sequence[int]) -> Tensor:
     """The first `counts[k]` samples of each class k in `order` (int64 [n] positions in `labels`), sorted."""
     ordered = labels[order]
-    picks = [order[ordered == label][:count] for label, count in enumerate(counts)]
-    return torch.cat(picks).sort().values
+    by_class = torch.sort(ordered, stable=True)
+    limits = torch.tensor(counts)
+    starts = torch.searchsorted(by_class.values, torch.arange(len(counts)))
+    place = torch.arange(len(order)) - starts[by_class.values]  # within the class
+    return order[by_class.indices[place < limits[by_class.values]]].sort().values

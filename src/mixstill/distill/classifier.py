@@ -19,6 +19,7 @@ from mixstill.distill.student import Student
 from mixstill.errors import UserError, nearest, one_line
 from mixstill.models import Weights, adapt, load_into, read_weights, write_weights
 from mixstill.models.create import create_backbone, pixels
+from mixstill.models.drop_path import schedule_drop_path
 from mixstill.models.weights import SUFFIXES
 from mixstill.normalisation import IMAGENET
 from mixstill.schema import from_dict, to_dict
@@ -79,6 +80,8 @@ def build_student(config: Config, num_classes: int) -> Student:
         drop_path=config.model.drop_path,
         kwargs=config.model.kwargs,
     )
+    if config.model.drop_path:
+        schedule_drop_path(backbone, config.model.drop_path, config.model.drop_path_mode)
     return Student(
         backbone,
         [Placement.parse(text) for text in config.distill.teachers],

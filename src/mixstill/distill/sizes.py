@@ -16,7 +16,7 @@ from mixstill.distill.student import Student
 from mixstill.models.create import create_backbone, pixels
 
 PREFIX = "std_"
-VISION_MLPS = ("*mixer_*", "resmlp_*", "gmlp_*")
+VISION_MLPS = ("*mixer_*", "resmlp_*", "gmlp_*", "cyclemlp_*")
 MODULES = 2  # of a `std_` model: the published sizes count one for each of two teachers
 
 
@@ -36,7 +36,7 @@ class Size:
 @cache
 def own_models() -> list[str]:
     """The backbones that mixstill adds to timm, and their students."""
-    own = sorted([*models.zoo.SIZES, *models.cifar_resnet.DEPTHS])
+    own = sorted([*models.zoo.SIZES, *models.cyclemlp.SIZES, *models.cifar_resnet.DEPTHS])
     return own + [PREFIX + name for name in own if _is_mlp(name)]
 
 

@@ -13,11 +13,11 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from mixstill.data import denormalise, normalise, resize
 from mixstill.distill.classifier import Classifier, Facts, load_classifier
 from mixstill.distill.placement import Placement
 from mixstill.distill.student import prediction
 from mixstill.errors import UserError
+from mixstill.views import denormalise, normalise, resize
 
 
 class Teacher(nn.Module):

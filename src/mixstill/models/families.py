@@ -1,7 +1,7 @@
 """Which model a foreign state dict belongs to, and that state dict with the model's own names.
 
-Two public families of CIFAR ResNets are recognised by their keys: chenyaofo/pytorch-cifar-models and
-akamaster/pytorch_resnet_cifar10.
+Three public families are recognised by their keys: the CIFAR ResNets of chenyaofo/pytorch-cifar-models and
+akamaster/pytorch_resnet_cifar10, and ShoufaChen/CycleMLP.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from timm.models import get_pretrained_cfg_value, split_model_name_tag
 
 from mixstill.errors import UserError, unknown
 from mixstill.models.cifar_resnet import DEPTHS, STAGES
+from mixstill.models.cyclemlp import SIZES
 from mixstill.models.weights import State
 from mixstill.normalisation import CIFAR10, CIFAR100, IMAGENET, Normalisation
 
@@ -39,10 +40,10 @@ _BY_CLASSES: dict[int, Normalisation] = {
 
 
 def adapt(name: str | None, state: State, source: str = "weights") -> Adapted:
-    """How to build the model that `state` belongs to: a CIFAR ResNet by its keys, any other timm model by its `name`.
+    """How to build the model that `state` belongs to: one of a known family by its keys, any other by its `name`.
 
     Args:
-        name: timm's name of the model; may be left out for a CIFAR ResNet.
+        name: timm's name of the model; may be left out for a known family.
         state: Tensors by name.
         source: What to call the weights in a message.
 
@@ -52,7 +53,7 @@ def adapt(name: str | None, state: State, source: str = "weights") -> Adapted:
     """
     if name is not None and not timm.is_model(name):
         raise unknown("model", name, timm.list_models())
-    found = infer_cifar_resnet(state, source)
+    found = infer_cifar_resnet(state, source) or infer_cyclemlp(state, source)
     if name is None:
         if found is None:
             raise UserError(f"{source}: its architecture cannot be told from its keys; name the model")
@@ -106,6 +107,54 @@ def _is_cifar_resnet(weights: State) -> bool:
         return False
     width = stem[0]
     return [shape[0] for shape in stages] == [width, 2 * width, 4 * width] and classifier[1:] == (4 * width,)
+
+
+def infer_cyclemlp(state: State, source: str = "weights") -> Adapted | None:
+    """The CycleMLP of ShoufaChen/CycleMLP that `state` belongs to, under our names; None if it is something else.
+
+    Raises:
+        UserError: One of a size that has no name here, or without a classifier.
+    """
+    if "network.0.0.attn.sfc_h.weight" not in state:
+        return None
+    found = tuple(_cyclemlp_stage(state, f"network.{2 * stage}.") for stage in range(4))
+    names = {
+        tuple(zip(size["depths"], size["embed_dims"], size["mlp_ratios"], strict=True)): name
+        for name, size in SIZES.items()
+    }
+    if found not in names:
+        raise UserError(f"{source}: holds a CycleMLP of no known size; there are {', '.join(SIZES)}")
+    num_classes = classes_in(state, "head")
+    if num_classes is None:
+        raise UserError(f"{source}: has no classifier ('head') of a {names[found]}")
+    renamed = {
+        _rename_cyclemlp(key): tensor.flatten(1) if re.search(r"\.sfc_[hw]\.weight$", key) else tensor
+        for key, tensor in state.items()
+        if not key.endswith(".offset")
+    }
+    return Adapted(names[found], {"num_classes": num_classes}, renamed, IMAGENET)
+
+
+def _cyclemlp_stage(state: State, prefix: str) -> tuple[int, int, int]:
+    """(blocks, channels, expansion of the MLP) of a stage; zeros where there is none."""
+    blocks = {key.removeprefix(prefix).split(".")[0] for key in state if key.startswith(prefix)}
+    mlp = state.get(f"{prefix}0.mlp.fc1.weight")
+    return (0, 0, 0) if mlp is None else (len(blocks), mlp.shape[1], mlp.shape[0] // mlp.shape[1])
+
+
+def _rename_cyclemlp(key: str) -> str:
+    """Our name of a parameter of theirs: their stages and the transitions between them alternate in one list."""
+    key = re.sub(r"^patch_embed\.proj\.", "stem.", key)
+    key = re.sub(r"^network\.(\d+)\.proj\.", lambda found: f"stages.{(int(found[1]) + 1) // 2}.downsample.", key)
+    key = re.sub(r"^network\.(\d+)\.", lambda found: f"stages.{int(found[1]) // 2}.blocks.", key)
+    for theirs, ours in (
+        (".attn.", ".mixing."),
+        (".sfc_h.", ".width."),
+        (".sfc_w.", ".height."),
+        (".mlp_c.", ".point."),
+    ):
+        key = key.replace(theirs, ours)
+    return key
 
 
 def classes_in(state: State, classifier: str | Sequence[str] | None) -> int | None:

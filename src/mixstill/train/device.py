@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from importlib import metadata
 from typing import Any
@@ -12,9 +13,15 @@ from mixstill.errors import UserError
 
 
 def pick_device(name: str) -> torch.device:
-    """`auto`, `cpu`, `cuda` or `cuda:N` as a device. Raises `UserError` if there is no such device."""
+    """`auto`, `cpu`, `cuda` or `cuda:N` as a device; under torchrun, `auto` and `cuda` are this process's own GPU.
+
+    Raises `UserError` if there is no such device.
+    """
+    name = "cuda" if name == "auto" and torch.cuda.is_available() else name
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device("cpu")
+    if name == "cuda" and "LOCAL_RANK" in os.environ:
+        name = f"cuda:{os.environ['LOCAL_RANK']}"
     try:
         device = torch.device(name)
     except RuntimeError:

@@ -9,8 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mixstill.data import Resident, normalise, resize, to_float
+from mixstill.data.split import Split
 from mixstill.distill.student import Head, Space, StudentOutput
+from mixstill.train.processes import ALONE, Processes
+from mixstill.views import normalise, resize, to_float
 
 
 @dataclass(frozen=True)
@@ -36,18 +38,20 @@ def plain(scores: Mapping[str, Score]) -> dict[str, dict[str, float]]:
     return {name: asdict(score) for name, score in scores.items()}
 
 
-def heads_of(output: Tensor | StudentOutput, space: Space = "logit") -> dict[str, Tensor]:
-    """The logits [B,K] of each head by name; a plain classifier has the head `class` alone."""
+HEADS: tuple[Head, ...] = ("average", "class", "distill")
+
+
+def heads_of(output: Tensor | StudentOutput, space: Space = "logit") -> dict[Head, Tensor]:
+    """The logits [B,K] of each head by name; without token modules there is the head `class` alone."""
     if isinstance(output, Tensor):
         return {"class": output}
-    names: tuple[Head, ...] = ("average", "class", "distill") if len(output.heads) else ("class",)
-    return {name: output.predict(name, space) for name in names}
+    return {name: output.predict(name, space) for name in (HEADS if len(output.heads) else HEADS[1:2])}
 
 
 @torch.no_grad()
 def evaluate(
     model: nn.Module,
-    data: Resident,
+    data: Split,
     *,
     mean: tuple[float, ...],
     std: tuple[float, ...],
@@ -55,36 +59,34 @@ def evaluate(
     batch_size: int,
     amp: bool = False,
     space: Space = "logit",
+    processes: Processes = ALONE,
 ) -> dict[str, Score]:
     """The score of every head. Images are given at `input_size` pixels in the normalisation (mean, std).
 
     Top-5 counts the classes that there are where they are fewer than five. Heads are averaged in `space`.
-    The model's mode is put back.
+    Each of the processes evaluates its share of the samples. The model's mode is put back.
     """
     training = model.training
     model.eval()
-    sums: dict[str, Tensor] = {}
-    n = 0
-    for ids in data.eval_batches(batch_size):
-        images = normalise(resize(to_float(data.pixels[ids]), input_size), mean, std)
-        labels = data.labels[ids]
+    sums = torch.zeros(len(HEADS), 4, dtype=torch.float64, device=next(model.parameters()).device)
+    for pixels, labels in data.eval_batches(batch_size, processes.rank, processes.count):
+        images = normalise(resize(to_float(pixels), input_size), mean, std)
         with torch.autocast(images.device.type, torch.bfloat16, enabled=amp):
             output = model(images)
         for name, logits in heads_of(output, space).items():
-            counts = _counts(logits.float(), labels)
-            sums[name] = sums[name] + counts if name in sums else counts
-        n += len(labels)
+            sums[HEADS.index(name)] += _counts(logits.float(), labels)
     model.train(training)
-    scores = {}
-    for name, counts in sums.items():
-        top1, top5, loss = (counts / n).tolist()
-        scores[name] = Score(100 * top1, 100 * top5, loss, n)
+    scores: dict[str, Score] = {}
+    for name, (n, top1, top5, loss) in zip(HEADS, processes.sum(sums).tolist(), strict=True):
+        if n:
+            scores[name] = Score(100 * top1 / n, 100 * top5 / n, loss / n, int(n))
     return scores
 
 
 def _counts(logits: Tensor, labels: Tensor) -> Tensor:
-    """[3] float64: how many are right at top-1 and at top-5, and the summed loss."""
+    """[4] float64: how many there are, how many are right at top-1 and at top-5, and the summed loss."""
     best = logits.topk(min(5, logits.shape[1]), dim=1).indices
     right = best == labels.unsqueeze(1)
     loss = F.cross_entropy(logits, labels, reduction="sum")
-    return torch.stack([right[:, 0].sum().double(), right.sum().double(), loss.double()])
+    n = loss.new_tensor(len(labels))
+    return torch.stack([n, right[:, 0].sum(), right.sum(), loss]).double()

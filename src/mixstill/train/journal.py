@@ -12,15 +12,20 @@ from torch import Tensor
 
 from mixstill.errors import RunError
 from mixstill.files import write_atomically
+from mixstill.train.processes import ALONE, Processes
+from mixstill.train.tracker import Tracker, scalars
 
 
 class Journal:
-    """Appends to metrics.jsonl. A resumed run first drops the lines of steps that it will do again."""
+    """Appends to metrics.jsonl, in the main process. A resumed run first drops the lines of steps to be done again."""
 
-    def __init__(self, path: Path, step: int) -> None:
+    def __init__(self, path: Path, step: int, processes: Processes = ALONE, tracker: Tracker | None = None) -> None:
         self.path = path
-        kept = [line for line in _lines(path) if line["step"] <= step] if step else []
-        write_atomically(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
+        self.processes = processes
+        self.tracker = tracker
+        if processes.main:
+            kept = [line for line in _lines(path) if line["step"] <= step] if step else []
+            write_atomically(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
         self._window: list[tuple[int, dict[str, Tensor]]] = []
 
     def add(self, step: int, terms: dict[str, Tensor]) -> None:
@@ -30,13 +35,15 @@ class Journal:
     def close_window(self) -> dict[str, float]:
         """The mean of each term over the steps since the last call, with one transfer from the device.
 
+        A term is the sum of what the processes have of it.
+
         Raises `RunError` naming the first step and the term that is not finite.
         """
         window, self._window = self._window, []
         named = [(step, name, term) for step, terms in window for name, term in terms.items()]
         if not named:
             return {}
-        values = torch.stack([term.detach().float() for _, _, term in named]).tolist()
+        values = self.processes.sum(torch.stack([term.detach().float() for _, _, term in named])).tolist()
         means: dict[str, list[float]] = {}
         for (step, name, _), value in zip(named, values, strict=True):
             if not math.isfinite(value):
@@ -46,8 +53,12 @@ class Journal:
 
     def write(self, line: dict[str, Any]) -> None:
         """Append one line."""
+        if not self.processes.main:
+            return
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
+        if self.tracker is not None:
+            self.tracker.log(scalars(line), line["step"])
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from mixstill.errors import InterruptedRun
-from mixstill.train.batch import Batches
+from mixstill.errors import DataError, InterruptedRun
+from mixstill.train.batch import Batches, Part
 from mixstill.train.evaluate import Score, main_head, plain
 from mixstill.train.journal import Journal
 from mixstill.train.optim import learning_rate
@@ -21,7 +21,7 @@ def fit(
     batches: Batches,
     stepper: Stepper,
     score: Callable[[], dict[str, Score]],
-    metrics: Path,
+    journal: Journal,
     checkpoint: Path,
     display: Display,
 ) -> dict[str, Score] | None:
@@ -30,28 +30,41 @@ def fit(
     Returns the scores after the last step, None where there was no step left. A checkpoint is written only after the
     terms of all steps before it were found finite.
     """
-    config, per_epoch = stepper.config, batches.per_epoch
+    config, per_epoch, processes = stepper.config, batches.per_epoch, stepper.processes
     options = config.train
     last = min(batches.total, options.max_steps or batches.total)
-    journal = Journal(metrics, state.step)
 
-    def close_window(epoch: int, rate: float) -> None:
+    def close_window() -> None:
         means = journal.close_window()
         if means:
-            line = {"step": state.step, "epoch": epoch, "lr": rate, "images_per_second": round(display.rate(), 1)}
-            journal.write(line | means)
+            done = state.step - 1
+            line = {"step": state.step, "epoch": done // per_epoch, "lr": learning_rate(config, done, per_epoch)}
+            journal.write(line | {"images_per_second": round(display.rate(), 1)} | means)
             display.metrics(state.step, last, means)
+
+    def save() -> None:
+        if processes.main:
+            state.save(checkpoint)
+        processes.wait()
+
+    def steps() -> Iterator[Iterator[Part]]:
+        try:
+            yield from batches.run(state.step, last)
+        except DataError:
+            if processes.count == 1:  # the others do not know of it, and would be waited for
+                close_window()
+                save()
+            raise
 
     scores: dict[str, Score] | None = None
     state.student.train()
-    with StopSignal() as stop, display.running(state.step, last):
-        while state.step < last:
+    with StopSignal(patient=processes.count > 1) as stop, display.running(state.step, last):
+        for parts in steps():
             epoch, index = divmod(state.step, per_epoch)
 
             # step
-            rate = learning_rate(config.optim, state.step, per_epoch, options.epochs)
-            images, targets = batches.get(epoch, index)
-            terms = stepper.step(state, images, targets, epoch=epoch, index=index, rate=rate)
+            rate = learning_rate(config, state.step, per_epoch)
+            terms = stepper.step(state, parts, batches.passes, epoch=epoch, index=index, rate=rate)
             done = index + 1 == per_epoch
             if done:
                 terms |= stepper.regularise_epoch(state, batches, epoch)
@@ -59,11 +72,12 @@ def fit(
             # record; a signal after this line is seen to one step later, or by the last step: that is always saved
             measured = state.step == last or (done and (epoch + 1) % options.eval_interval == 0)
             due = options.checkpoint_interval is not None and state.step % options.checkpoint_interval == 0
-            saved = measured or due or stop.number is not None
+            stopped = processes.largest(stop.number or 0)
+            saved = measured or due or stopped > 0
             journal.add(state.step, terms)
-            display.advance(len(images))
+            display.advance(batches.size)
             if saved or state.step % options.log_interval == 0:
-                close_window(epoch, rate)
+                close_window()
 
             # evaluate
             if measured:
@@ -73,7 +87,8 @@ def fit(
 
             # checkpoint
             if saved:
-                state.save(checkpoint)
-            if saved and stop.number is not None:
-                raise InterruptedRun(stop.number, f"stopped at step {state.step}")
+                save()
+                stopped = processes.largest(stop.number or 0)
+            if saved and stopped:
+                raise InterruptedRun(stopped, f"stopped at step {state.step}")
     return scores

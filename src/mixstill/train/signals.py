@@ -8,10 +8,15 @@ from typing import Any
 
 
 class StopSignal:
-    """While entered, notes the first SIGINT or SIGTERM in `number`; a second one has its usual effect."""
+    """While entered, notes the first SIGINT or SIGTERM in `number`; a second one has its usual effect.
 
-    def __init__(self) -> None:
+    A `patient` one only notes them, however many come: torchrun passes on to its processes what the terminal has sent
+    them already.
+    """
+
+    def __init__(self, *, patient: bool = False) -> None:
         self.number: int | None = None
+        self.patient = patient
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> StopSignal:
@@ -28,4 +33,5 @@ class StopSignal:
 
     def _note(self, number: int, _: FrameType | None) -> None:
         self.number = number
-        self.__exit__()
+        if not self.patient:
+            self.__exit__()

@@ -49,7 +49,7 @@ class State:
         return cls(
             student=student,
             optimizer=build_optimizer(config.optim, student),
-            ema=None if decay is None else ModelEmaV3(student, decay=decay),
+            ema=None if decay is None else ModelEmaV3(student, decay=decay, use_warmup=config.train.ema_warmup),
             information=information,
             statistics_optimizer=statistics_optimizer,
         )

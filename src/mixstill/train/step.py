@@ -2,68 +2,79 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import cast
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from mixstill import rng
 from mixstill.config import Config
 from mixstill.distill.mutual_information import MutualInformation, derangement_shift
 from mixstill.distill.objective import Objective
-from mixstill.distill.student import StudentOutput
+from mixstill.distill.student import Student, StudentOutput
 from mixstill.distill.teachers import Teachers
-from mixstill.train.batch import Batches
+from mixstill.models.drop_path import place_rows
+from mixstill.train.batch import Batches, Part
 from mixstill.train.optim import set_rate
+from mixstill.train.processes import ALONE, Processes
 from mixstill.train.state import State
 
 _ONCE = 2**31  # the draw number of what is done once per epoch: beyond those of all steps
 
 
 class Stepper:
-    """What stays the same from step to step: config, teachers and objective."""
+    """What stays the same from step to step: config, teachers, objective, and the processes that share a batch."""
 
-    def __init__(self, config: Config, teachers: Teachers, objective: Objective) -> None:
+    def __init__(self, config: Config, teachers: Teachers, objective: Objective, processes: Processes = ALONE) -> None:
         self.config = config
         self.teachers = teachers
         self.objective = objective
+        self.processes = processes
+        self._wrapped: nn.Module | None = None
 
     def step(
-        self, state: State, images: Tensor, targets: Tensor, *, epoch: int, index: int, rate: float
+        self, state: State, parts: Iterable[Part], passes: int, *, epoch: int, index: int, rate: float
     ) -> dict[str, Tensor]:
-        """Update `state` by one batch (images [B,3,H,W], targets [B,K]); returns the named terms, scalars."""
-        config, seed = self.config, self.config.train.seed
-        micro_batches = min(config.train.micro_batches, len(images))
+        """Update `state` by one batch, which comes in `passes` parts.
+
+        Returns the named terms, scalars; their sum over the processes is the term of the whole batch.
+        """
+        config, seed, everyone = self.config, self.config.train.seed, self.processes.count
+        student = self._student(state.student)
         terms: dict[str, Tensor] = {}
-        for micro, (part, wanted) in enumerate(
-            zip(images.tensor_split(micro_batches), targets.tensor_split(micro_batches), strict=True)
-        ):
-            rng.seed_torch(seed, epoch, index * micro_batches + micro)
-            share = len(part) / len(images)
+        for number, part in enumerate(parts):
+            rng.seed_torch(seed, epoch, index)  # for every part alike: each takes its rows of what the batch draws
+            place_rows(state.student, part.rows.to(part.images.device, non_blocking=True), part.total)
 
             # forward
-            with torch.autocast(part.device.type, torch.bfloat16, enabled=config.train.amp):
-                output = state.student(part)
-                answers = self.teachers(part)
+            with torch.autocast(part.images.device.type, torch.bfloat16, enabled=config.train.amp):
+                output: StudentOutput = student(part.images)
+                answers = self.teachers(part.images)
 
-            # objective
-            found = self.objective(output.logits, output.heads, answers, wanted)
-            loss, named = found.total, dict(found.named)
+            # objective; the gradients are averaged over the processes, hence the factor
+            found = self.objective(output.logits, output.heads, answers, part.targets)
+            loss = found.total * part.share * everyone
+            named = {name: term * part.share for name, term in found.named.items()}
             if state.information is not None and state.statistics_optimizer is not None:
-                shift = derangement_shift(seed, epoch, index * micro_batches + micro, len(part))
-                regulariser, estimates = regularise(state.information, output, shift, config.mi.weight)
-                loss = loss + regulariser
-                named |= self.estimates_by_name(estimates)
+                shift = derangement_shift(seed, epoch, index * passes + number, sum(part.sizes))
+                regulariser, estimates = self.regularise(state.information, output, shift, part)
+                loss = loss + regulariser * part.pass_share
+                named |= self.estimates_by_name(estimates * part.pass_share / everyone)
 
             # backward
-            (share * loss).backward()  # type: ignore[no-untyped-call]
+            with nullcontext() if number + 1 == passes else _without_sync(student):
+                loss.backward()  # type: ignore[no-untyped-call]
             for name, value in named.items():
-                terms[name] = terms.get(name, 0) + share * value
+                terms[name] = terms.get(name, 0) + value
 
         # update
         if config.optim.clip_grad is not None:
-            terms["gradient_norm"] = torch.nn.utils.clip_grad_norm_(state.student.parameters(), config.optim.clip_grad)
+            norm = torch.nn.utils.clip_grad_norm_(state.student.parameters(), config.optim.clip_grad)
+            terms["gradient_norm"] = norm / everyone
+        if state.information is not None and state.statistics_optimizer is not None:
+            self.processes.average_gradients(list(state.information.parameters()))
         set_rate(state.optimizer, rate)
         for optimizer in (state.optimizer, state.statistics_optimizer):
             if optimizer is not None:
@@ -75,7 +86,7 @@ class Stepper:
         return terms
 
     def regularise_epoch(self, state: State, batches: Batches, epoch: int) -> dict[str, Tensor]:
-        """The report's Algorithm 1, once per epoch on as many unmixed samples as a batch has.
+        """The report's Algorithm 1, once per epoch on as many unmixed samples as a batch has, in every process alike.
 
         One plain gradient step on V at the rate `mi.lr`: the student descends, the statistics networks ascend.
         """
@@ -83,27 +94,57 @@ class Stepper:
             return {}
         images = batches.sample(epoch)
         rng.seed_torch(self.config.train.seed, epoch, _ONCE)
+        place_rows(state.student, None, 0)
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self.config.train.amp):
             output = state.student(images)
         shift = derangement_shift(self.config.train.seed, epoch, _ONCE, len(images))
-        loss, estimates = regularise(state.information, output, shift, self.config.mi.weight)
+        loss, estimates = self.regularise(state.information, output, shift)
         parameters = [*state.student.parameters(), *state.information.parameters()]
         descent = torch.optim.SGD(parameters, lr=self.config.mi.lr)
         loss.backward()  # type: ignore[no-untyped-call]
+        self.processes.average_gradients(parameters)
         descent.step()
         descent.zero_grad(set_to_none=True)
-        return self.estimates_by_name(estimates)
+        return self.estimates_by_name(estimates / self.processes.count)
+
+    def regularise(
+        self, information: MutualInformation, output: StudentOutput, shift: int, part: Part | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The regulariser on a student's tokens: (loss, estimates [M] in nats).
+
+        Where `part` is one process's share of a pass, its pairs are those of all samples of that pass, in every
+        process alike; the gradient of this process's own tokens alone goes on, to be averaged with the others'.
+        """
+
+        def gathered(tokens: Tensor) -> Tensor:
+            if part is None or self.processes.count == 1:
+                return tokens
+            return self.processes.gather(tokens.float(), part.sizes)[part.order.to(tokens.device)]
+
+        pairs = [(gathered(_present(own.spatial)), gathered(_present(own.channel))) for own in output.tokens]
+        weight = self.config.mi.weight * (1 if part is None else self.processes.count)
+        loss, estimates = information(pairs, shift, weight)
+        return loss, estimates
 
     def estimates_by_name(self, estimates: Tensor) -> dict[str, Tensor]:
         """[M] -> the mutual information of each module's tokens in nats, by name."""
         names = self.objective.modules
         return {f"mutual_information/{name}": value for name, value in zip(names, estimates, strict=True)}
 
+    def _student(self, student: Student) -> nn.Module:
+        """The student, wrapped so that its gradients are averaged over the processes."""
+        if self.processes.count == 1:
+            return student
+        if self._wrapped is None:
+            device = next(student.parameters()).device
+            self._wrapped = DistributedDataParallel(student, device_ids=[device] if device.type == "cuda" else None)
+        return self._wrapped
 
-def regularise(
-    information: MutualInformation, output: StudentOutput, shift: int, weight: float
-) -> tuple[Tensor, Tensor]:
-    """The regulariser on a student's tokens: (loss, estimates [M] in nats)."""
-    pairs = cast(Sequence[tuple[Tensor, Tensor]], [(tokens.spatial, tokens.channel) for tokens in output.tokens])
-    loss, estimates = information(pairs, shift, weight)
-    return loss, estimates
+
+def _without_sync(student: nn.Module) -> AbstractContextManager[None]:
+    return student.no_sync() if isinstance(student, DistributedDataParallel) else nullcontext()
+
+
+def _present(token: Tensor | None) -> Tensor:
+    assert token is not None, "the config lets the regulariser have both tokens"
+    return token

@@ -8,7 +8,7 @@ from scipy import stats
 from timm.data import Mixup
 
 from mixstill.config import ViewsConfig
-from mixstill.data import Mix, draw_mix, mix_images, mix_targets, mixing
+from mixstill.views import Mix, draw_mix, mix_images, mix_targets, mixing
 
 BOTH = ViewsConfig(mixup=0.8, cutmix=1.0)
 
@@ -23,17 +23,18 @@ def random_batch(n=6, height=12, width=10):
 
 
 def timm_output(config, draws, images, labels):
-    """timm's Mixup, its numpy draws replaced by ours: the same lambda, the same centre of the box."""
-    mixed, cut, _, row, column = draws
-    centres = iter([row, column])
+    """timm's Mixup, its numpy draws replaced by ours: the same lambda, the same place and size of the box."""
+    mixed, cut, _, row, column, height, width = draws
+    integers = iter([row, column] if config.cutmix_minmax is None else [height, width, row, column])
     with (
         patch("numpy.random.rand", side_effect=[mixed, cut]),
         patch("numpy.random.beta", side_effect=lambda a, b: stats.beta.ppf(draws[2], a, b)),
-        patch("numpy.random.randint", side_effect=lambda low, high, size: int(next(centres) * high)),
+        patch("numpy.random.randint", side_effect=lambda low, high, size: low + int(next(integers) * (high - low))),
     ):
         timm = Mixup(
             config.mixup,
             config.cutmix,
+            config.cutmix_minmax,
             prob=config.mixup_prob,
             switch_prob=config.mixup_switch_prob,
             label_smoothing=0.0,
@@ -49,16 +50,39 @@ def timm_output(config, draws, images, labels):
         ViewsConfig(cutmix=1.0),
         BOTH,
         ViewsConfig(mixup=0.2, cutmix=0.5, mixup_prob=0.6, mixup_switch_prob=0.3),
+        ViewsConfig(cutmix_minmax=(0.2, 0.8)),
+        ViewsConfig(mixup=0.8, cutmix_minmax=(0.3, 0.9), mixup_switch_prob=0.6),
+        ViewsConfig(mixup=0.8, cutmix=0.3, cutmix_minmax=(0.05, 0.5), mixup_prob=0.7),
     ],
 )
 def test_mixing_equals_timm_for_the_same_draws(config):
     images, labels = random_batch()
     for step in range(25):
-        draws = mixing.rng.scalars(7, mixing.rng.Domain.MIX, 1, step, 5)
+        draws = mixing.rng.scalars(7, mixing.rng.Domain.MIX, 1, step, 7)
         timm_images, timm_targets = timm_output(config, draws, images, labels)
         mix = draw_mix(config, 7, 1, step, 12, 10)
         torch.testing.assert_close(mix_images(images, mix), timm_images, rtol=0, atol=1e-6)
         torch.testing.assert_close(mix_targets(labels, mix, 4), timm_targets, rtol=0, atol=1e-6)
+
+
+def test_the_sides_of_min_max_boxes_are_uniform_and_independent():
+    drawn = mixes(ViewsConfig(cutmix_minmax=(0.25, 0.75)), 1200, 8, 16)
+    sides = torch.tensor([(bottom - top, right - left) for top, bottom, left, right in (mix.box for mix in drawn)])
+    counts = torch.bincount((sides[:, 0] - 2) * 8 + sides[:, 1] - 4, minlength=32)  # 2..5 rows and 4..11 columns
+    assert len(counts) == 32
+    assert stats.chisquare(counts.numpy()).pvalue > 1e-3
+    for mix in drawn:
+        top, bottom, left, right = mix.box
+        assert mix.lam == 1 - (bottom - top) * (right - left) / 128
+        assert 0 <= top < bottom <= 8
+        assert 0 <= left < right <= 16
+
+
+def test_min_max_of_one_share_is_a_box_of_that_share():
+    """Where timm's range of lengths is empty, and timm fails, the box has the one length."""
+    for mix in mixes(ViewsConfig(cutmix_minmax=(0.5, 0.5)), 20, 8, 8):
+        top, bottom, left, right = mix.box
+        assert (bottom - top, right - left) == (4, 4)
 
 
 @pytest.mark.parametrize("alpha", [0.1, 0.8, 1.0, 4.0])

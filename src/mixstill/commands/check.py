@@ -1,0 +1,278 @@
+"""`mixstill check [RECIPE] [--a.b value ...]`: what a run will be, and whether it can be, before it begins."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from mixstill import recipes
+from mixstill.commands.train import DEFAULT_RECIPE, RUNS
+from mixstill.errors import UserError
+from mixstill.overrides import CommandLine, parse
+
+if TYPE_CHECKING:
+    from mixstill.distill.teachers import Teacher
+    from mixstill.train.build import Job
+    from mixstill.train.processes import Processes
+    from mixstill.train.trial import Steps
+
+USAGE = """usage: mixstill check [RECIPE] [--FIELD VALUE ...] [--output DIR] [--steps N] [--json]
+
+Before a long run, with this run's own pipeline: the student, each teacher's accuracy, the loss as an equation, time,
+memory and disk. A teacher at chance is an error that names the likely cause. Nothing is trained or written.
+
+  --output DIR   where the run would lie [runs/RECIPE]
+  --steps N      time N training steps [as many as fit into 15 seconds, 30 at most]
+  --json         one JSON object: student, data, teachers, loss, time, memory, disk, warnings
+
+Fields of the config: as `mixstill train` takes them.
+"""
+SAMPLES = 1000  # held-out images for each teacher; 4 of each class where that is more
+_LABEL = 10  # columns
+
+
+def main(argv: list[str]) -> None:
+    """Check one run, and print what it will be."""
+    line = parse(argv, flags=("json",), values=("output", "steps"))
+    if len(line.words) > 1:
+        raise UserError(f"check: takes one recipe, got {' '.join(line.words)}")
+    count = line.whole("steps")
+
+    from mixstill.train.processes import joined
+
+    with joined() as processes, tempfile.TemporaryDirectory() as folder:
+        report = Report(loud=processes.main and "json" not in line.options)
+        _check(line, count, processes, report, Path(folder))
+    if processes.main and "json" in line.options:
+        print(json.dumps(report.about | {"warnings": report.warnings}))
+
+
+class Report:
+    """The findings, by section; each is printed as soon as it is there, where the report is `loud`."""
+
+    def __init__(self, loud: bool) -> None:
+        self.loud = loud
+        self.about: dict[str, Any] = {}
+        self.warnings: list[str] = []
+
+    def add(self, section: str, about: Any, lines: list[str]) -> None:
+        """What was found in a section, for a program and for people."""
+        self.about[section] = about
+        for number, line in enumerate(lines if self.loud else ()):
+            print(f"{'' if number else section:<{_LABEL}}{line}", flush=True)
+
+    def warn(self, text: str) -> None:
+        """What may be amiss."""
+        self.warnings.append(text)
+        if self.loud:
+            print(f"{'warning':<{_LABEL}}{text}", flush=True)
+
+
+def _check(line: CommandLine, count: int | None, processes: Processes, report: Report, folder: Path) -> None:
+    from mixstill.teaching import teachers_as_they_stand
+    from mixstill.train.build import build
+    from mixstill.train.run import check_output
+    from mixstill.train.trial import checkpoint_cost, threads, time_steps
+
+    recipe = line.words[0] if line.words else DEFAULT_RECIPE
+    config = recipes.load(recipe, line.config)
+    output = Path(line.options.get("output", RUNS / Path(recipe).stem)).expanduser()
+    try:
+        check_output(config, output, resume=False)
+    except UserError as error:
+        report.warn(str(error))
+    config, untrained = teachers_as_they_stand(config, output, folder)
+    with threads(config.train.threads):
+        began = time.monotonic()
+        job = build(config, processes)
+        start = time.monotonic() - began
+        _student(job, report)
+        _data(job, report)
+        _teachers(job, untrained, report)
+        _loss(job, report)
+        steps = time_steps(job, count)
+        checkpoint, saving = checkpoint_cost(job)
+        _time(job, start, steps, saving, report)
+        _memory(job, report)
+        _disk(job, checkpoint, output, report)
+
+
+def _student(job: Job, report: Report) -> None:
+    from mixstill.train.build import count_parameters
+
+    student, config = job.state.student, job.config
+    whole, backbone = count_parameters(student), count_parameters(student.backbone)
+    depth, modules, lines = len(student.layout.shapes), [], []
+    for name, block, shape in zip(job.teachers.module_names, student.blocks, student.token_shapes, strict=True):
+        modules.append({"name": name, "block": block, "blocks": depth, "channels": shape[0], "patches": shape[1]})
+        lines.append(f"{name}: after block {block + 1} of {depth}, tokens C = {shape[0]}, N = {shape[1]}")
+    about = {
+        "model": config.model.name,
+        "input_size": job.facts.input_size,
+        "parameters": whole,
+        "backbone_parameters": backbone,
+        "modules": modules,
+    }
+    without = f", {backbone:,} without its {_many(len(modules), 'module')}" if modules else ""
+    first = f"{config.model.name} at {job.facts.input_size} pixels: {whole:,} parameters{without}"
+    report.add("student", about, [first, *lines])
+
+
+def _data(job: Job, report: Report) -> None:
+    batches, config = job.batches, job.config
+    about = {
+        "dataset": config.data.dataset,
+        "images": {name: len(split) for name, split in job.splits.items()},
+        "classes": job.facts.num_classes,
+        "batch_size": batches.size,
+        "steps_per_epoch": batches.per_epoch,
+        "epochs": config.train.epochs,
+        "steps": batches.total,
+        "processes": batches.processes.count,
+        "passes": batches.passes,
+    }
+    images = ", ".join(f"{count} {name}" for name, count in cast(dict[str, int], about["images"]).items())
+    epochs, split = _many(config.train.epochs, "epoch"), batches.about()
+    lines = [
+        f"{config.data.dataset}: {images} images of {job.facts.num_classes} classes",
+        f"batches of {batches.size}, {batches.per_epoch} steps per epoch, {batches.total} in {epochs}",
+        *(text for text in split if not text.startswith("warning: ")),
+    ]
+    report.add("data", about, lines)
+    for text in split:
+        if text.startswith("warning: "):
+            report.warn(text.removeprefix("warning: "))
+
+
+def _teachers(job: Job, untrained: dict[str, str], report: Report) -> None:
+    from mixstill.distill.diagnosis import told
+    from mixstill.train.trial import examiner
+
+    teachers = job.teachers
+    sources = list(dict.fromkeys(placement.teacher for placement in job.state.student.placements))
+    exam = examiner(job, max(SAMPLES, 4 * job.facts.num_classes)) if set(sources) - set(untrained) else None
+    about, lines, amiss = [], [], []
+    for name, source, member in zip(teachers.names, sources, teachers.members, strict=True):
+        teacher = cast("Teacher", member)
+        fed = {"input_size": teacher.input_size, "mean": teacher.own[0], "std": teacher.own[1]}
+        how = f"{teacher.input_size} pixels, mean {_channels(teacher.own[0])}, std {_channels(teacher.own[1])}"
+        if exam is None or source in untrained:
+            about.append({"name": name, "trained": False, **fed})
+            first = f"mixstill train trains it first (its own time: mixstill check {untrained[source]})"
+            lines += [f"{name}: not trained yet: {first}", f"  {how}"]
+            continue
+        found, (differing, names) = exam.diagnose(teacher), _class_names(source, job)
+        accuracy = found.accuracy
+        figures = {"top1": 100 * accuracy.top1, "n": accuracy.n, "chance": 100 * accuracy.chance}
+        about.append({"name": name, "trained": True, **figures, **fed, "differing_class": differing})
+        lines.append(f"{name}: {accuracy} {job.measured[0]} images right, {100 * accuracy.chance:.1f} % by chance")
+        lines.append(f"  {how}; {names}")
+        if accuracy.at_chance:
+            amiss.append(told(name, teacher, found))
+        elif found.cause is not None:
+            report.warn(told(name, teacher, found))
+    report.add("teachers", about, lines or ["none"])
+    if amiss:
+        raise UserError(f"distill.teachers: {'; '.join(amiss)}")
+
+
+def _class_names(source: str, job: Job) -> tuple[str | None, str]:
+    """The first class that a teacher names otherwise than the data, and how its names compare, in words."""
+    from mixstill.distill.teachers import load_teacher
+
+    facts = load_teacher(source).facts
+    if facts.classes is None:
+        return None, "it does not name its classes"
+    differing = facts.differing_class(job.facts.classes or ())
+    return differing, "class names fit" if differing is None else f"other class names: {differing} in the data"
+
+
+def _loss(job: Job, report: Report) -> None:
+    from mixstill.distill.equation import equation
+
+    teachers = job.teachers
+    lines = equation(job.config, teachers.module_names, [teachers.names[t] for t in teachers.module_teacher])
+    report.add("loss", {"equation": lines[0], "where": lines[1:]}, lines)
+
+
+def _time(job: Job, start: float, steps: Steps, saving: float, report: Report) -> None:
+    from mixstill.train.forecast import Costs, forecast
+    from mixstill.train.trial import time_epoch_regulariser, time_evaluation
+
+    batches, images = job.batches, [len(job.splits[name]) for name in job.measured]
+    costs = Costs(start, steps.mean, time_epoch_regulariser(job), time_evaluation(job), saving)
+    ahead = forecast(job.config.train, batches.per_epoch, images, job.state.ema is not None, costs)
+    rate, interval = batches.size / steps.mean, job.config.train.eval_interval
+    often = "in each" if interval == 1 else f"every {interval} epochs"
+    about = {
+        **asdict(costs),
+        "step_median": steps.median,
+        "steps_timed": steps.count,
+        "images_per_second": rate,
+        "shares": steps.shares,
+        **asdict(ahead),
+    }
+    shares = ", ".join(f"{piece} {100 * share:.0f} %" for piece, share in steps.shares.items())
+    report.add(
+        "time",
+        about,
+        [
+            f"{_seconds(steps.mean)} a step (median {_seconds(steps.median)}, of {steps.count}), {rate:.0f} images/s",
+            f"of a step: {shares}",
+            f"{_seconds(ahead.epoch)} an epoch, an evaluation of {_seconds(costs.evaluation)} {often} included",
+            f"{_seconds(ahead.total)} in all: {ahead.steps} steps, {_many(ahead.evaluations, 'evaluation')}, "
+            f"{_many(ahead.checkpoints, 'checkpoint')}",
+        ],
+    )
+
+
+def _memory(job: Job, report: Report) -> None:
+    from mixstill.train.trial import peak_memory
+
+    peak, there = peak_memory(job.device)
+    where = f"on {job.device}" if job.device.type == "cuda" else "in this process, workers not counted"
+    report.add("memory", {"peak": peak, "there": there}, [f"{_bytes(peak)} of {_bytes(there)} at most, {where}"])
+
+
+def _disk(job: Job, checkpoint: int, output: Path, report: Report) -> None:
+    from mixstill.train.trial import free_space, logits_size, weights_size
+
+    weights, cache, free = weights_size(job), logits_size(job), free_space(output)
+    needed = 2 * checkpoint + weights
+    about = {"checkpoint": checkpoint, "files": needed, "teacher_logits": cache, "free": free}
+    lines = [
+        f"{_bytes(needed)} in {str(output)!r}: a checkpoint of {_bytes(checkpoint)}, twice while it is written, and "
+        f"{_bytes(weights)} of weights",
+        f"{_bytes(free)} are free there",
+    ]
+    if cache:
+        lines.append(f"the teachers' logits of all epochs would take {_bytes(cache)} (fp16; an estimate, not written)")
+    report.add("disk", about, lines)
+    if needed > free:
+        raise UserError(f"output: {str(output)!r} needs {_bytes(needed)}, but only {_bytes(free)} are free there")
+
+
+def _many(count: int, thing: str) -> str:
+    return f"{count} {thing}{'s' * (count != 1)}"
+
+
+def _channels(values: tuple[float, ...]) -> str:
+    return "/".join(f"{value:.3g}" for value in values)
+
+
+def _seconds(value: float) -> str:
+    for unit, length in (("days", 86400), ("h", 3600), ("min", 60)):
+        if value >= 2 * length:
+            return f"{value / length:.1f} {unit}"
+    return f"{value:.1f} s" if value >= 1 else f"{1000 * value:.0f} ms"
+
+
+def _bytes(count: float) -> str:
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count:.0f} B"

@@ -1,0 +1,105 @@
+"""Encoded images that can be had by number, with their labels: what timm's map-style data sets come down to."""
+
+from __future__ import annotations
+
+import io
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+# The readers of tar files keep one open file, whose position threads would otherwise fight for.
+_READING = threading.Lock()
+
+
+class Photos(Protocol):
+    """The samples of one part of a data set, 0 to len - 1."""
+
+    @property
+    def labels(self) -> Tensor | None:
+        """int64 [N] on the CPU, where they can be listed without reading the images."""
+
+    def __len__(self) -> int: ...
+
+    def open(self, index: int) -> tuple[Image.Image, int]:
+        """The image, of which perhaps only the head was read, and its label. Raises whatever a broken one makes."""
+
+    def name(self, index: int) -> str:
+        """What to call the sample when telling of it: no two have the same."""
+
+
+class Files:
+    """Image files on disk. Their paths lie in one block of bytes, which is quick to hand to a worker."""
+
+    def __init__(self, paths: Sequence[str], labels: Sequence[int]) -> None:
+        encoded = [path.encode("utf-8", "surrogateescape") for path in paths]
+        self._paths = b"".join(encoded)
+        self._ends = np.cumsum([0, *map(len, encoded)])
+        self._labels = np.array(labels, dtype=np.int64)
+
+    @property
+    def labels(self) -> Tensor:
+        """int64 [N]."""
+        return torch.tensor(self._labels)  # a copy: torch moves a tensor's memory when it sends it to a worker
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def open(self, index: int) -> tuple[Image.Image, int]:
+        """See `Photos`."""
+        return Image.open(io.BytesIO(Path(self.name(index)).read_bytes())), int(self._labels[index])
+
+    def name(self, index: int) -> str:
+        """The path."""
+        start, end = self._ends[index : index + 2]
+        return self._paths[start:end].decode("utf-8", "surrogateescape")
+
+
+class Encoded:
+    """What one of timm's readers gives: a tar file's members, the rows of a data set of the hub."""
+
+    def __init__(self, reader: Any, labels: Tensor | None, kind: str) -> None:
+        self.reader, self.labels, self._kind = reader, labels, kind
+
+    def __len__(self) -> int:
+        return len(self.reader)
+
+    def open(self, index: int) -> tuple[Image.Image, int]:
+        """See `Photos`."""
+        with _READING:
+            file, label = self.reader[index]
+            with file:
+                content = file.read()
+        return Image.open(io.BytesIO(content)), int(label)
+
+    def name(self, index: int) -> str:
+        """The kind and the number, and the file name where the reader knows one."""
+        try:
+            file = self.reader.filename(index)
+        except Exception:  # of a sample that cannot even be looked up
+            file = None
+        return f"{self._kind} {index}" + (f" ({file})" if file else "")
+
+
+class Decoded:
+    """A data set of torchvision that gives images of Pillow."""
+
+    def __init__(self, dataset: Any, labels: Tensor | None, kind: str) -> None:
+        self.dataset, self.labels, self._kind = dataset, labels, kind
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def open(self, index: int) -> tuple[Image.Image, int]:
+        """See `Photos`."""
+        image, label = self.dataset[index]
+        return image, int(label)
+
+    def name(self, index: int) -> str:
+        """The kind and the number."""
+        return f"{self._kind} {index}"

@@ -1,0 +1,125 @@
+"""All that a run is made of, from its config: built and checked before anything is written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from mixstill.config import Config
+from mixstill.data import load_splits
+from mixstill.data.loading import SplitName
+from mixstill.data.split import Split
+from mixstill.distill.classifier import Facts, build_student
+from mixstill.distill.objective import Objective
+from mixstill.distill.student import Student
+from mixstill.distill.teachers import Teachers
+from mixstill.errors import UserError, one_line
+from mixstill.models.create import create_backbone, pixels
+from mixstill.train.batch import Batches
+from mixstill.train.device import pick_device
+from mixstill.train.evaluate import Score, evaluate
+from mixstill.train.processes import ALONE, Processes
+from mixstill.train.state import State
+from mixstill.train.step import Stepper
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """A run before its first step; `measured` are the splits that it is evaluated on, the first in each evaluation."""
+
+    config: Config
+    device: torch.device
+    facts: Facts
+    splits: Mapping[SplitName, Split]
+    measured: Sequence[SplitName]
+    teachers: Teachers
+    state: State
+    batches: Batches
+    stepper: Stepper
+
+    def score(self, model: nn.Module, split: SplitName) -> dict[str, Score]:
+        """The score of every head of `model` on one of the splits."""
+        return evaluate(
+            model,
+            self.splits[split],
+            mean=self.facts.mean,
+            std=self.facts.std,
+            input_size=self.facts.input_size,
+            batch_size=self.config.train.eval_batch_size,
+            amp=self.config.train.amp,
+            processes=self.stepper.processes,
+        )
+
+
+def build(config: Config, processes: Processes = ALONE) -> Job:
+    """The run of a resolved config.
+
+    Raises `UserError` for a device, data set, model or teacher that cannot be had or does not fit the others.
+    """
+    device, size = pick_device(config.train.device), student_pixels(config)
+    measured: list[SplitName] = ["val", "test"] if config.data.val_fraction else ["test"]
+    splits = load_splits(config.data, ["train", *measured], device, size, views=config.views, seed=config.train.seed)
+    data = splits["train"]
+    facts = Facts(len(data.classes), data.classes, data.mean, data.std, size)
+    student = build_student(config, facts.num_classes).to(device)
+    teachers = Teachers(student.placements, facts).to(device)
+    objective = Objective(
+        config.distill, config.train.smoothing, teachers.module_names, teachers.module_teacher, teachers.names
+    )
+    check_forward(student, config, size)
+    if config.train.grad_checkpointing:
+        checkpoint_gradients(student.backbone, config.model.name)
+    if config.train.sync_bn and processes.count > 1:
+        student.backbone = cast(Any, nn.SyncBatchNorm).convert_sync_batchnorm(student.backbone)
+    state = State.start(config, student)
+    batches = Batches(data, config, size, processes)
+    check_parts(batches, state)
+    stepper = Stepper(config, teachers, objective, processes)
+    return Job(config, device, facts, splits, measured, teachers, state, batches, stepper)
+
+
+@torch.no_grad()
+def check_forward(student: Student, config: Config, size: int) -> None:
+    """Raises `UserError` if the student does not give logits [B,K] for images of `size` pixels."""
+    parameter = next(student.parameters())
+    try:
+        logits = student.eval()(parameter.new_zeros(2, 3, size, size)).logits
+        if logits.shape != (2, student.num_classes):
+            raise ValueError(f"its class head gives the shape {list(logits.shape)}")
+    except (RuntimeError, ValueError, TypeError, AssertionError, IndexError) as error:
+        text = one_line(error, 160)
+        raise UserError(f"model: {config.model.name!r} cannot be trained on {size} pixels in RGB: {text}") from error
+
+
+def check_parts(batches: Batches, state: State) -> None:
+    """Raises `UserError` if a batch has too few samples for its processes, or for the regulariser's pairs."""
+    count = batches.processes.count
+    if batches.size < 2 * count and count > 1:
+        raise UserError(f"train.batch_size: {batches.size} samples are too few for {count} processes; give 2 to each")
+    if state.information is not None and batches.size < 2:
+        raise UserError(f"mi.weight: the regulariser needs 2 samples or more in a batch, got {batches.size}")
+
+
+def checkpoint_gradients(backbone: nn.Module, name: str) -> None:
+    """Have the backbone compute activations again in the backward pass. Raises `UserError` if it cannot."""
+    try:
+        cast(Any, backbone).set_grad_checkpointing(True)
+    except (AttributeError, AssertionError) as error:
+        raise UserError(f"train.grad_checkpointing: {name!r} does not support it") from error
+
+
+def count_parameters(model: nn.Module) -> int:
+    """How many numbers the model learns."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def student_pixels(config: Config) -> int:
+    """Pixels per side of what the student sees."""
+    if config.data.input_size is not None:
+        return config.data.input_size
+    with torch.device("meta"):
+        return pixels(create_backbone(config.model.name, 1, kwargs=config.model.kwargs))

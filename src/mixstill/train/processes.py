@@ -1,0 +1,103 @@
+"""The processes of a run: one, or as many as torchrun started, which then work on the same batch.
+
+Without torchrun, or with one process, every operation here is the identity.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process's number among all of them. Each operation must be called by every process alike."""
+
+    rank: int = 0
+    count: int = 1
+
+    @property
+    def main(self) -> bool:
+        """Whether this is the one that writes and speaks."""
+        return self.rank == 0
+
+    def sum(self, values: Tensor) -> Tensor:
+        """The sum over the processes, of any shape; not differentiable."""
+        if self.count > 1:
+            values = values.detach().clone()
+            dist.all_reduce(values)
+        return values
+
+    def largest(self, value: int) -> int:
+        """The largest of the processes' values."""
+        if self.count == 1:
+            return value
+        held = torch.tensor(value)  # on the CPU, so that no device is waited for
+        dist.all_reduce(held, op=dist.ReduceOp.MAX)
+        return int(held)
+
+    def gather(self, values: Tensor, sizes: Sequence[int]) -> Tensor:
+        """Everyone's values one behind the other: [b, D] of `sizes` by rank -> [sum of sizes, D].
+
+        A gradient reaches the caller's own values only: each process is to compute what follows from all values.
+        """
+        if self.count == 1:
+            return values
+        longest = max(sizes)
+        padded = values.new_zeros(longest, *values.shape[1:])
+        padded[: len(values)] = values.detach()
+        held = [torch.empty_like(padded) for _ in sizes]
+        dist.all_gather(held, padded)
+        parts = [part[:size] for part, size in zip(held, sizes, strict=True)]
+        parts[self.rank] = values
+        return torch.cat(parts)
+
+    def union(self, texts: set[str]) -> list[str]:
+        """The texts of all processes, each once, sorted."""
+        if self.count == 1:
+            return sorted(texts)
+        held: list[set[str]] = [set()] * self.count
+        dist.all_gather_object(held, texts)
+        return sorted(set().union(*held))
+
+    def average_gradients(self, parameters: Sequence[Tensor]) -> None:
+        """Make the gradients their mean over the processes."""
+        for parameter in parameters if self.count > 1 else ():
+            if parameter.grad is not None:
+                parameter.grad.copy_(self.sum(parameter.grad) / self.count)
+
+    def wait(self) -> None:
+        """Until all processes are here."""
+        self.largest(0)
+
+
+ALONE = Processes()
+
+
+def launched() -> Processes:
+    """What torchrun says about this process."""
+    return Processes(int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)))
+
+
+@contextmanager
+def joined() -> Iterator[Processes]:
+    """The processes that torchrun started, joined into a group while entered; this one alone without torchrun.
+
+    A group that exists already is used and left as it is.
+    """
+    processes = launched()
+    fresh = processes.count > 1 and not dist.is_initialized()
+    if fresh:
+        # small things on the CPU go by gloo, gradients on a GPU by NCCL
+        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+    try:
+        yield processes
+    finally:
+        if fresh:
+            dist.destroy_process_group()

@@ -1,0 +1,238 @@
+"""A run tried out before it begins: what its steps, evaluations, memory and files cost, on its own data pipeline.
+
+What was stepped is thrown away, and nothing is written.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import resource
+import shutil
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from itertools import islice, pairwise
+from pathlib import Path
+from statistics import median
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from mixstill.data import Batch, Split
+from mixstill.distill.diagnosis import Examiner, held_out
+from mixstill.distill.teachers import Teacher
+from mixstill.errors import RunError
+from mixstill.train.batch import Part
+from mixstill.train.build import Job
+from mixstill.train.optim import learning_rate
+
+WARM_UP = 3  # steps that are not measured: memory is found, kernels are chosen, workers fill their queues
+MOST, LEAST = 30, 3  # steps that are measured
+SECONDS = 15.0  # after which no further step is
+PIECES = ("data", "teachers", "student", "optimizer")
+_DISSECTED = 3  # steps in which each piece is waited for
+_EVAL_SECONDS = 5.0
+_CPU_BATCH = 64  # a CPU takes as long for each image in larger batches
+
+
+@dataclass(frozen=True)
+class Steps:
+    """What steps took, in seconds: the mean and the median of `count` of them; and each piece's share of a step."""
+
+    count: int
+    mean: float
+    median: float
+    shares: dict[str, float]
+
+
+@contextmanager
+def threads(count: int | None) -> Iterator[None]:
+    """`count` CPU threads while entered; None leaves them as they are."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def examiner(job: Job, samples: int) -> Examiner:
+    """Examines the teachers of a run on about `samples` of the images that it is evaluated on."""
+    return Examiner(held_out(job.splits[job.measured[0]], samples), job.facts, job.config.train.amp)
+
+
+def teacher_warnings(job: Job, samples: int = 128) -> list[str]:
+    """A line for each teacher at chance on `samples` held-out images; the job is left as it is."""
+    if not job.teachers.members:
+        return []
+    exam = examiner(job, samples)
+    lines = []
+    for name, teacher in zip(job.teachers.names, job.teachers.members, strict=True):
+        found = exam.accuracy(cast(Teacher, teacher))
+        if found.at_chance:
+            lines.append(f"warning: teacher {name} is at chance: {found} samples; mixstill check tells why")
+    return lines
+
+
+def time_steps(job: Job, count: int | None = None, seconds: float = SECONDS) -> Steps:
+    """Train real steps, and time them: `count`, or as many as `seconds` allow, after a warm-up.
+
+    The pieces are timed in further steps, since waiting for each of them keeps a GPU from working ahead.
+    Raises `RunError` where the loss is not finite.
+    """
+    most, processes = count or MOST, job.stepper.processes
+    feed = job.batches.run(0, WARM_UP + most + _DISSECTED)
+    job.state.student.train()
+    if job.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(job.device)  # what examined the teachers is not part of the run
+    for parts in islice(feed, WARM_UP):
+        _step(job, parts)
+    stamps = [_now(job)]
+    for parts in islice(feed, most):
+        terms = _step(job, parts)
+        stamps.append(time.perf_counter())
+        late = count is None and len(stamps) > LEAST and stamps[-1] - stamps[0] > seconds
+        if processes.largest(late):
+            break
+    stamps[-1] = _now(job)
+    loss = float(processes.sum(terms["total"]))
+    if not math.isfinite(loss):
+        raise RunError(f"step {job.state.step}: the loss is {loss}")
+    taken = [after - before for before, after in pairwise(stamps)]
+    return Steps(len(taken), sum(taken) / len(taken), median(taken), _shares(job, feed))
+
+
+def _step(job: Job, parts: Iterable[Part]) -> dict[str, Tensor]:
+    state, per_epoch = job.state, job.batches.per_epoch
+    epoch, index = divmod(state.step, per_epoch)
+    rate = learning_rate(job.config, state.step, per_epoch)
+    return job.stepper.step(state, parts, job.batches.passes, epoch=epoch, index=index, rate=rate)
+
+
+def _shares(job: Job, feed: Iterator[Iterator[Part]]) -> dict[str, float]:
+    """Each piece's share of a few steps."""
+    spent = dict.fromkeys(PIECES, 0.0)
+    since = _now(job)
+
+    def lap(piece: str) -> None:
+        """What passed since the last lap was for `piece`."""
+        nonlocal since
+        now = _now(job)
+        spent[piece] += now - since
+        since = now
+
+    def watched(parts: Iterator[Part]) -> Iterator[Part]:
+        for part in parts:
+            lap("data")
+            yield part
+            lap("student")
+
+    hooks = (
+        job.teachers.register_forward_pre_hook(lambda *_: lap("student")),
+        job.teachers.register_forward_hook(lambda *_: lap("teachers")),
+        job.state.optimizer.register_step_pre_hook(lambda *_: lap("student")),
+    )
+    for parts in islice(feed, _DISSECTED):
+        _step(job, watched(parts))
+        lap("optimizer")
+    for hook in hooks:
+        hook.remove()
+    return {piece: time_ / sum(spent.values()) for piece, time_ in spent.items()}
+
+
+def time_epoch_regulariser(job: Job) -> float:
+    """Seconds of what is done once per epoch for the regulariser."""
+    began = _now(job)
+    job.stepper.regularise_epoch(job.state, job.batches, 0)
+    return _now(job) - began
+
+
+class _Paced:
+    """The first batches of a split in evaluation, with the time at which each was done with."""
+
+    def __init__(self, split: Split, job: Job) -> None:
+        self.split, self.job = split, job
+        self.done: list[tuple[float, int]] = []
+
+    def eval_batches(self, batch_size: int, rank: int = 0, count: int = 1) -> Iterator[Batch]:
+        began = _now(self.job)
+        for batch in self.split.eval_batches(batch_size, rank, count):
+            yield batch
+            self.done.append((_now(self.job) - began, len(batch[1])))
+            if len(self.done) > 1 and self.done[-1][0] > _EVAL_SECONDS:
+                return
+
+
+def time_evaluation(job: Job) -> float:
+    """Seconds to evaluate the student on the first of the measured splits, worked out from a few batches."""
+    name, options = job.measured[0], job.config.train
+    paced = _Paced(job.splits[name], job)
+    size = options.eval_batch_size if job.device.type == "cuda" else min(_CPU_BATCH, options.eval_batch_size)
+    config = replace(job.config, train=replace(options, eval_batch_size=size))
+    replace(job, config=config, splits={name: cast(Split, paced)}).score(job.state.student, name)
+    (first, warm), (last, _) = paced.done[0], paced.done[-1]  # the first bears what is paid only once
+    more = sum(images for _, images in paced.done[1:])
+    left = len(job.splits[name]) / job.stepper.processes.count - warm
+    return first if not more else first + (last - first) / more * left
+
+
+class _Counter:
+    """A file that only counts what is written to it."""
+
+    def __init__(self) -> None:
+        self.bytes = 0
+
+    def write(self, content: Any) -> int:
+        self.bytes += len(content)
+        return len(content)
+
+    def flush(self) -> None:
+        pass
+
+
+def checkpoint_cost(job: Job) -> tuple[int, float]:
+    """Bytes of a checkpoint, and the seconds to put it together."""
+    began, file = _now(job), _Counter()
+    content = {"step": job.state.step} | {name: part.state_dict() for name, part in job.state.parts().items()}
+    torch.save(content, cast(Any, file))
+    return file.bytes, _now(job) - began
+
+
+def weights_size(job: Job) -> int:
+    """Bytes of the weights that are left at the end, the moving average with them."""
+    models = [job.state.student, *([] if job.state.ema is None else [job.state.ema.module])]
+    return sum(value.numel() * value.element_size() for model in models for value in model.state_dict().values())
+
+
+def logits_size(job: Job) -> int:
+    """Bytes of what the teachers answer in all epochs: float16 [T, epochs, n, K]."""
+    samples = job.config.train.epochs * job.batches.per_epoch * job.batches.size
+    return len(job.teachers.members) * samples * job.facts.num_classes * 2
+
+
+def free_space(path: Path) -> int:
+    """Bytes that are free where `path` lies or would lie."""
+    there = path.resolve()
+    while not there.exists():
+        there = there.parent
+    return shutil.disk_usage(there).free
+
+
+def peak_memory(device: torch.device) -> tuple[int, int]:
+    """Bytes that this process held at most so far, and those that there are: of the GPU, or of the machine."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device), torch.cuda.get_device_properties(device).total_memory
+    unit = 1 if sys.platform == "darwin" else 1024
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit, there
+
+
+def _now(job: Job) -> float:
+    """The time once the device has done all that it was asked for."""
+    if job.device.type == "cuda":
+        torch.cuda.synchronize(job.device)
+    return time.perf_counter()

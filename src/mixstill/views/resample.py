@@ -1,0 +1,50 @@
+"""Antialiased cropping and resizing, per sample, as Pillow's Image.resize computes it: two matrix products.
+
+Shapes: B samples, H x W pixels of the source, `out` x `out` of the result.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mixstill.views.tone import to_bytes
+
+
+def weights(start: Tensor, extent: Tensor, out: int, size: int, bicubic: Tensor) -> Tensor:
+    """How `out` pixels are made of those in the window [start, start + extent) of an axis of `size` pixels.
+
+    `start`, `extent` int [B] with 0 <= start and start + extent <= size; `bicubic` bool [B], false means bilinear ->
+    float32 [B, out, size], each row summing to 1. The kernel (Keys with a = -1/2, or a triangle) is as much wider than
+    on the source's grid as the window shrinks, and reaches no pixel outside the window.
+    """
+    start, extent, cubic = (tensor.view(-1, 1, 1) for tensor in (start, extent, bicubic.float()))
+    stretch = (extent / out).clamp(min=1)
+    centre = start + (torch.arange(out, device=start.device).view(1, -1, 1) + 0.5) * (extent / out)
+    pixel = torch.arange(size, device=start.device).view(1, 1, -1)
+    outside = (pixel < start) | (pixel >= start + extent)
+    place = (pixel + 0.5).add(outside * (4 * out + 4 * extent))  # too far for any tap
+    # Keys's cubic in truncated powers of the distance d: u = (2 - d)+ and v = (1 - d)+, of which v is the triangle.
+    u = (2 - (place / stretch - centre / stretch).abs_()).clamp_(min=0)
+    w = u - 1
+    v = w.clamp(min=0)
+    keys = u.square_().mul_(w).mul_(0.5).add_(v * v * (1 - 2 * v))
+    kernel = torch.lerp(v, keys, cubic)
+    return kernel.div_(kernel.sum(2, keepdim=True))
+
+
+def resize_windows(
+    pixels: Tensor, top: Tensor, left: Tensor, height: Tensor, width: Tensor, out: int, bicubic: Tensor
+) -> Tensor:
+    """Cut a window out of each sample and resize it: uint8 [B, 3, H, W] -> uint8 [B, 3, out, out].
+
+    `top`, `left`, `height`, `width` int [B], in pixels, the window within the image; `bicubic` bool [B].
+    """
+    top, left, height, width, bicubic = (
+        tensor.to(pixels.device, non_blocking=True) for tensor in (top, left, height, width, bicubic)
+    )
+    rows = weights(top, height, out, pixels.shape[-2], bicubic)
+    columns = weights(left, width, out, pixels.shape[-1], bicubic)
+    # Pillow too goes across first, and rounds in between.
+    across = (pixels.flatten(1, 2).float() @ columns.mT).add_(0.5).floor_().clamp_(0, 255)
+    return to_bytes((rows.unsqueeze(1) @ across.view(*pixels.shape[:3], out)).add_(0.5))
