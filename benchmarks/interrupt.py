@@ -13,7 +13,7 @@ average, two passes per step) is made once undisturbed, and then again and again
 The moment is random over the whole length of a run, or the sight of a checkpoint's temporary file. After each, the
 checkpoint must be absent or whole and nothing may pile up beside it; then the run is resumed, until it ends. One
 process must end with the very bits of the undisturbed run; two with its losses, to 1e-6. Processes are forked from
-this one, which has imported all, but for every --real-th copy: that is started as users do, with `python -m mixstill`,
+this one, which has imported all, but for the first and then every --real-th copy: those are started as users do, with `python -m mixstill`,
 or torchrun, which also starts it again itself. Linux only.
 """
 
@@ -190,7 +190,7 @@ class Campaign:
 
     def _copy(self, processes: int, reference: Reference, report: Report, times: int) -> None:
         """One run: interrupted, resumed, perhaps interrupted again, and compared."""
-        real = self.real > 0 and report.runs % self.real == self.real - 1
+        real = self.real > 0 and report.runs % self.real == 0
         disk = self.disk if report.runs % 2 else None  # the others lie where syncing a file takes its time
         path = (disk or self.folder) / f"copy{processes}-{report.runs}"
         report.runs += 1
@@ -201,6 +201,7 @@ class Campaign:
             again = report.interruptions < times and (ended is None or self.draw.random() < 0.75)
             kind = self.draw.choice([*CODES] if disk else ["kill", "term", "limit"]) if again else "none"
             restarts = 2 if real and processes > 1 and kind == "kill" else 0
+            metrics = mark(path / "metrics.jsonl")
             attempt = Attempt(argv, processes, real=real, restarts=restarts)
             moment, struck = "never", False
             if again:
@@ -214,7 +215,7 @@ class Campaign:
             report.had_to_be_killed += ended.stubborn
             if ended.code or restarted:
                 report.by_kind[kind] += 1
-                report.by_moment[moment if moment != ANY else _place(path, reference)] += 1
+                report.by_moment[place(path, reference, metrics) if moment == ANY else moment] += 1
                 report.exit_codes[f"{kind} {ended.code}"] += 1
             elif again:
                 report.came_too_late += 1
@@ -290,14 +291,12 @@ class Campaign:
 
     def _compare(self, path: Path, reference: Reference, processes: int, report: Report) -> None:
         """The end of the run against that of the undisturbed one."""
-        other = reference.path
-        weights = [
-            safetensors.torch.load_file(run / name) for run in (path, other) for name in ("weights.safetensors",)
-        ]
-        averages = [safetensors.torch.load_file(run / "ema.safetensors") for run in (path, other)]
-        saved = [load(run / "checkpoints" / "last.pt") for run in (path, other)]
-        heads = [json.loads((run / "summary.json").read_text())["heads"] for run in (path, other)]
-        ours, theirs = lines(path), lines(other)
+        runs = (path, reference.path)
+        weights = [safetensors.torch.load_file(run / "weights.safetensors") for run in runs]
+        averages = [safetensors.torch.load_file(run / "ema.safetensors") for run in runs]
+        saved = [load(run / "checkpoints" / "last.pt") for run in runs]
+        heads = [json.loads((run / "summary.json").read_text())["heads"] for run in runs]
+        ours, theirs = (lines(run) for run in runs)
         pairs = {"weights": weights, "ema": averages, "checkpoint": saved, "metrics": [ours, theirs], "heads": heads}
         unequal = [name for name, (one, two) in pairs.items() if not same(one, two)]
         difference = distance(ours, theirs)
@@ -342,15 +341,15 @@ def step_of(checkpoint: Path) -> int:
     return int(load(checkpoint)["step"]) if checkpoint.exists() else 0
 
 
-def _place(path: Path, reference: Reference) -> str:
-    """Where the run was, by its metrics."""
+def place(path: Path, reference: Reference, before: int | None) -> str:
+    """Where an attempt ended, by the metrics: their file is written anew when the loop begins."""
+    if mark(path / "metrics.jsonl") == before:
+        return "while loading"
     try:
         steps = [line["step"] for line in lines(path)]
-    except (FileNotFoundError, json.JSONDecodeError):
-        return "before the first step" if not (path / "metrics.jsonl").exists() else "while a line was written"
-    if not steps:
-        return "before the first step"
-    return "after the last step" if steps[-1] == reference.steps else "between steps"
+    except json.JSONDecodeError:
+        return "while a line was written"
+    return "after the last step" if steps and steps[-1] == reference.steps else "among the steps"
 
 
 def lines(run: Path) -> list[dict[str, Any]]:

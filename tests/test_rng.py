@@ -160,3 +160,14 @@ def test_cuda_gives_the_bits_of_the_cpu():
     )
     order = rng.permutation(seed, Domain.ORDER, 9, 50_000)
     assert torch.equal(rng.permutation(seed, Domain.ORDER, 9, 50_000, "cuda").cpu(), order)
+
+
+def test_the_times_that_an_id_comes_have_draws_of_their_own() -> None:
+    ids, repeats = torch.tensor([5, 5, 5, 7]), torch.tensor([0, 1, 2, 1])
+    words = rng.bits(3, Domain.VIEW, 1, ids, 6, repeats)
+    assert torch.equal(words[0], rng.bits(3, Domain.VIEW, 1, torch.tensor([5]), 6)[0])
+    assert torch.equal(words[3], rng.bits(3, Domain.VIEW, 1, torch.tensor([7]), 6, 1)[0])
+    assert len(set(words[:, 0].tolist())) == 4
+    others = torch.stack([rng.bits(3, domain, 1, torch.tensor([5]), 4)[0] for domain in Domain])
+    assert not torch.isin(words[1:3, :4], others).any()
+    assert torch.equal(rng.uniform(3, Domain.VIEW, 1, ids, 6, repeats), (words >> 8).float() * 2.0**-24)

@@ -6,9 +6,10 @@ from dataclasses import replace
 import pytest
 
 from mixstill import recipes
+from mixstill.distill.classifier import load_classifier
 from mixstill.errors import UserError
 from mixstill.schema import write_yaml
-from mixstill.teaching import resolve_teachers
+from mixstill.teaching import resolve_teachers, teachers_as_they_stand
 from mixstill.train.run import saved_config, train
 
 SMALL = {"model.name": "cifar_resnet8", "model.kwargs": {"width": 4}, "data.input_size": 8, "train.epochs": 1}
@@ -120,3 +121,26 @@ def test_whatever_is_amiss_is_told_before_a_teacher_is_trained(tiny, shelf, teac
             resolve_teachers(tiny({"distill.teachers": ["small@last"]} | options), tmp_path / "run")
         assert str(error.value).startswith(message)
         assert not (tmp_path / "run").exists()
+
+
+def test_teachers_as_they_stand_are_finished_runs_or_untrained_models(tiny, shelf, tmp_path) -> None:
+    train(recipes.load("small"), tmp_path / "small", quiet=True)
+    config = student(tiny, distill__teachers=["small@0", "other@1/2", "resnet18@last", "other@last"])
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    found, untrained = teachers_as_they_stand(config, tmp_path / "run", folder)
+    (path,) = untrained
+    assert untrained == {path: "other"}
+    assert found.distill.teachers == (f"{tmp_path / 'small'}@0", f"{path}@1/2", "resnet18@last", f"{path}@last")
+    assert [str(file) for file in folder.iterdir()] == [path]
+    assert not (tmp_path / "run").exists()
+    stand_in, run = load_classifier(path), load_classifier(str(tmp_path / "small"))
+    assert stand_in.facts == run.facts
+    assert {n: v.shape for n, v in stand_in.model.state_dict().items()} == {
+        n: v.shape for n, v in run.model.state_dict().items()
+    }
+
+
+def test_unknown_teachers_are_refused_as_they_stand_too(tiny, shelf, tmp_path) -> None:
+    with pytest.raises(UserError, match="did you mean 'small'"):
+        teachers_as_they_stand(student(tiny, distill__teachers=["smal@0"]), tmp_path / "run", tmp_path)

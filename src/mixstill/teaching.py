@@ -12,12 +12,12 @@ import timm
 from mixstill import recipes
 from mixstill.config import Config
 from mixstill.data import load_split, load_splits
-from mixstill.distill.classifier import Facts, build_student, check_student, save_student
+from mixstill.distill.classifier import Facts, build_student, save_student
 from mixstill.distill.placement import Placement
 from mixstill.distill.teachers import Teachers
 from mixstill.errors import InterruptedRun, UserError, unknown
 from mixstill.schema import differences
-from mixstill.train.build import student_pixels
+from mixstill.train.build import check_config, student_pixels
 from mixstill.train.device import pick_device
 from mixstill.train.run import CONFIG_FILE, saved_config, saved_summary, train
 
@@ -85,7 +85,7 @@ def _untrained(name: str, config: Config, facts: Facts, folder: Path) -> Path:
 
 def _check(config: Config, others: Sequence[Placement]) -> None:
     """Raises `UserError` if the student cannot be built, or its data or the `others` of its teachers not be had."""
-    check_student(config)
+    check_config(config)
     pick_device(config.train.device)
     size = student_pixels(config)
     data = load_splits(config.data, ["train", "test"], "cpu", size)["train"]

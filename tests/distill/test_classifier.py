@@ -16,9 +16,9 @@ from mixstill.distill.classifier import (
     WEIGHTS_FILE,
     Facts,
     build_student,
-    check_student,
     load_classifier,
     save_student,
+    sketch_student,
 )
 from mixstill.distill.student import Student
 from mixstill.errors import UserError
@@ -160,11 +160,11 @@ def test_a_run_directory_is_found_under_the_home_folder(tmp_path, monkeypatch):
 
 
 def test_a_student_that_cannot_be_built_is_told_before_it_is():
-    check_student(make_config())
+    sketch_student(make_config())
     pretrained = make_config()
-    check_student(replace(pretrained, model=replace(pretrained.model, pretrained=True)))
+    sketch_student(replace(pretrained, model=replace(pretrained.model, pretrained=True)))
     with pytest.raises(UserError, match=r"^distill.teachers: small@9: the place is out of range"):
-        check_student(make_config(teachers="small@9"))
+        sketch_student(make_config(teachers="small@9"))
 
 
 def test_an_unfinished_run_is_a_users_mistake(tmp_path):

@@ -85,9 +85,7 @@ def test_the_equation_gives_the_value_of_the_objective(tiny, modules, kind, weig
         objective = Objective(config.distill, smoothing, names, module_teacher, teachers)
         head, heads, answers = logits(0, B, K), logits(1, modules, B, K), logits(2, len(teachers), B, K)
         lines = equation(config, names, [teachers[t] for t in module_teacher])
-        reader = Reader(
-            lines, head, dict(zip(names, heads, strict=True)), dict(zip(teachers, answers, strict=True))
-        )
+        reader = Reader(lines, head, dict(zip(names, heads, strict=True)), dict(zip(teachers, answers, strict=True)))
         taught = answers if modules else None
         expected = float(objective(head.float(), heads.float(), taught, reader.labels).total)
         assert reader.value({}) == pytest.approx(expected, rel=1e-6), lines

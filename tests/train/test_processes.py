@@ -10,8 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from mixstill.errors import UserError
 from mixstill.train.build import build
@@ -200,3 +202,27 @@ def test_too_small_a_batch_for_the_processes_is_refused(tiny, tmp_path) -> None:
 
     assert set(in_processes(3, refused)) == {"train.batch_size: 4 samples are too few for 3 processes; give 2 to each"}
     assert not (tmp_path / "run").exists()
+
+
+def test_several_processes_stream_the_same_images_as_one(tiny, tmp_path) -> None:
+    for split, count in (("train", 12), ("test", 5)):
+        for label, name in enumerate(("ant", "bee")):
+            (tmp_path / "data" / split / name).mkdir(parents=True)
+            for index in range(count):
+                pixels = np.random.default_rng([label, index]).integers(0, 256, (20, 24, 3), dtype=np.uint8)
+                Image.fromarray(pixels // 2 + 100 * label).save(tmp_path / "data" / split / name / f"{index}.png")
+    (tmp_path / "data" / "test" / "bee" / "broken.png").write_bytes(b"no image")
+    options = {"data.dataset": "folder", "data.data_dir": str(tmp_path / "data"), "data.samples_per_class": None}
+    options |= {"views.crop": "rrc", "views.aug_repeats": 3, "views.mixup": 0.8, "train.batch_size": 8}
+    options |= {"data.max_corrupt": 1, "train.epochs": 3}
+    one = train(tiny(options | {"data.workers": 1}), tmp_path / "one", quiet=True)
+    config = tiny(options | {"data.workers": 0})  # a forked process cannot have the workers of its parent
+    several = in_processes(2, lambda _: train(config, tmp_path / "run", quiet=True))
+    for ours, theirs in zip(lines(tmp_path / "run"), lines(tmp_path / "one"), strict=True):
+        if "eval" not in ours:
+            assert ours["total"] == pytest.approx(theirs["total"], rel=1e-4)
+    for summary in several:
+        assert (summary["n"], summary["top1"]) == (one["n"], one["top1"])
+        assert summary["n"] == 10
+        assert summary["corrupt"] == one["corrupt"]
+        assert len(summary["corrupt"]) == 1

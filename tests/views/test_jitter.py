@@ -36,9 +36,7 @@ def test_jitter_of_photos_is_torchvisions():
         for change in order:
             image = CHANGES[change](image, factors[change])
         expected.append(image)
-    difference = (ours.int() - to_pixels(expected).int()).abs()
-    assert difference.max() <= 1
-    assert (difference > 0).float().mean() < 0.01
+    assert torch.equal(ours, to_pixels(expected))
 
 
 @pytest.mark.parametrize("strength", [0.3, 0.4, 1.5])
@@ -73,7 +71,7 @@ def test_three_augment_of_photos_is_pillows():
     difference = (ours.int() - to_pixels([works[which](image, radius) for image, which, radius in pairs]).int()).abs()
     assert set(plan.which.tolist()) == set(works)
     assert (difference[plan.which != jitter.BLUR] == 0).all()
-    assert difference.max() <= 2
+    assert difference.max() <= 3
 
 
 def test_one_of_three_at_random_and_any_radius():

@@ -66,8 +66,13 @@ def timm_views(images, plan, samples):
     return to_pixels(views)
 
 
-# Pillow's blur rounds after each of its six passes, ours at the end.
-TOLERANCE = {"GaussianBlur": 3}
+# Largest difference in levels, and the share of levels that may differ; all other operations are exact. What moves
+# pixels falls on the other side of an integer now and then; Pillow's blur rounds after each of its six passes.
+MOVED = (1, 0.02)
+TOLERANCE = {
+    **dict.fromkeys(("ShearX", "ShearY", "TranslateXRel", "TranslateYRel", "Rotate"), MOVED),
+    "GaussianBlur": (3, 0.4),
+}
 
 
 @pytest.mark.parametrize("name", OPS)
@@ -82,8 +87,10 @@ def test_each_operation_on_photos_is_timms(name, bicubic):
     plan = Plan(codes, given, torch.full((1, 6), bicubic))
     ours, theirs = randaugment.apply(to_pixels(images), plan, FILL), timm_views(images, plan, range(6))
     difference = (ours.int() - theirs.int()).abs()
-    assert difference.max() <= TOLERANCE.get(name, 1)
-    assert (difference > 0).float().mean() < 0.02 or name == "GaussianBlur"
+    most, share = TOLERANCE.get(name, (0, 0.0))
+    assert difference.max() <= most
+    assert (difference > 0).float().mean() <= share
+    assert (theirs != to_pixels(images)).float().mean() > 0.2
 
 
 @pytest.mark.parametrize("text", ["rand-m9-mstd0.5-inc1", "rand-m7-mstd1-n3-p0.9", "rand-m9-mstd101-n2-p1-t3aw"])
@@ -94,8 +101,8 @@ def test_whole_plans_on_photos_are_timms(text):
     plan.arguments[plan.ops == CODES["Posterize"]] = plan.arguments[plan.ops == CODES["Posterize"]].clamp(min=1)
     ours, theirs = randaugment.apply(to_pixels(images), plan, FILL), timm_views(images, plan, range(len(images)))
     difference = (ours.int() - theirs.int()).abs().float()
-    assert difference.mean() < 0.2
-    assert (difference > 2).float().mean() < 0.005
+    assert (difference > 3).float().mean() < 1e-3
+    assert (difference > 0).float().mean() < (0.2 if "t3aw" in text else 0.01)
     assert (theirs != to_pixels(images)).float().mean() > 0.3
 
 

@@ -45,7 +45,8 @@ def open_listing(config: DataConfig, part: Part) -> Listing:
     dataset = create(config, part)
     if scheme_of(config) == "hfds":
         reader = dataset.reader
-        labels = _column(reader.dataset, reader.label_key)
+        labels = _labels(reader.dataset, reader.label_key)
+        _check_images(reader.dataset, reader.image_key)
         return listing(config, Encoded(reader, labels, f"{part} row"), reader.class_to_idx)
     if hasattr(dataset, "samples") and hasattr(dataset, "loader"):
         return listing(config, files(dataset), _class_names(dataset))
@@ -151,13 +152,20 @@ def _class_names(dataset: Any) -> list[str]:
     return [", ".join(name) if isinstance(name, tuple) else str(name) for name in names]
 
 
-def _column(rows: Any, key: str) -> Tensor | None:
+def _labels(rows: Any, key: str) -> Tensor | None:
     """The labels of a data set of the hub; None where they lie deeper than a column. Raises `UserError` for words."""
+    if "/" in key or "," in key:
+        return None
     if key not in rows.column_names:
-        if "/" in key or "," in key:
-            return None
         raise UserError(f"data.target_key: {key!r} is not valid; there are {', '.join(rows.column_names)}")
     values = np.asarray(rows.with_format("numpy")[key][:])
     if not np.issubdtype(values.dtype, np.integer):
-        raise UserError(f"data.target_key: {key!r} holds {values[0]!r} and the like; labels must be class numbers")
+        raise UserError(f"data.target_key: {key!r} holds {str(values[0])!r} and the like; labels must be class numbers")
     return torch.from_numpy(values.astype(np.int64))
+
+
+def _check_images(rows: Any, key: str) -> None:
+    """Raises `UserError` for a column without images, such as timm's reader adds where there is none of that name."""
+    if rows.data.column(key).null_count == len(rows):
+        others = ", ".join(name for name in rows.column_names if name != key)
+        raise UserError(f"data.input_key: {key!r} is not valid; there are {others}")

@@ -47,7 +47,8 @@ def detached(reader: Any) -> Any:
 class FeedReader(IterableDataset[Loaded]):
     """Blocks of `size` samples of this worker's share of an epoch, each in an order of timm's `reader`.
 
-    Of the `world` processes this is number `rank`. Training goes on for ever; evaluation ends with a short block.
+    Of the `world` processes this is number `rank`. Training goes on for ever, in whole blocks; evaluation ends with a
+    short one.
     """
 
     reader: Any

@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from mixstill.config import DataConfig
 from mixstill.data.factory import Listing, files, listing, open_with_timm
 from mixstill.data.images import Part
-from mixstill.data.photos import Encoded
+from mixstill.data.photos import Members
 from mixstill.errors import UserError
 
 _TEST_NAMES = ("test", "val", "validation")
@@ -26,9 +25,8 @@ def list_folder(config: DataConfig, root: Path, part: Part) -> Listing:
         reader = open_with_timm(config, "", str(place), search_split=False).reader
         given = sorted(reader.class_name_to_idx, key=reader.class_name_to_idx.__getitem__)
         names = sorted(given)
-        reader.targets = np.array([names.index(name) for name in given])[reader.targets]  # timm sorts 10 behind 9
-        labels = torch.as_tensor(reader.targets, dtype=torch.int64)
-        return listing(config, Encoded(reader, labels, str(place)), names)
+        order = np.array([names.index(name) for name in given])  # timm sorts 10 behind 9
+        return listing(config, Members(str(place), reader.samples, order[reader.targets]), names)
     found = open_with_timm(config, "torch/image_folder", str(place), search_split=False)
     return listing(config, files(found), found.classes)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
-from itertools import chain, groupby
+from itertools import chain, groupby, islice
 from typing import Any
 
 import torch
@@ -27,6 +27,8 @@ from mixstill.data.split import Batch, Corrupt, Request
 from mixstill.data.workers import read_stream
 from mixstill.errors import DataError, UserError
 from mixstill.normalisation import Channels
+
+_BLOCK = 32  # samples that a worker hands over at once in training
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,18 +62,17 @@ class Feed:
         rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
         for epoch, its in groupby(requests, lambda request: request.epoch):
             first = next(its)
-            count = len(first.ids)
-            with closing(self._read(epoch, count, rank, world, training=True)) as blocks:
-                taker = _Taker(blocks)
-                for start in range(0, first.before, count):
-                    taker.take(min(count, first.before - start))
+            with closing(self._read(epoch, _BLOCK, rank, world, training=True)) as blocks:
+                taker = _Taker(_interleaved(blocks, max(1, self.workers)))
+                for start in range(0, first.before, _BLOCK):
+                    taker.take(min(_BLOCK, first.before - start))
                 for request in chain([first], its):
                     yield self._on_device(taker.take(len(request.ids)))
 
     def eval_batches(self, batch_size: int, rank: int = 0, count: int = 1) -> Iterator[Batch]:
         """Every sample once over the ranks, as timm's reader deals out the shards; corrupt ones are left out."""
         with closing(self._read(0, batch_size, rank, count, training=False)) as blocks:
-            yield from (self._on_device(block) for block in blocks if len(block[1]))
+            yield from map(self._on_device, blocks)
 
     def _read(self, epoch: int, size: int, rank: int, world: int, *, training: bool) -> Generator[Batch]:
         """Blocks of `size` samples, on the CPU."""
@@ -84,11 +85,21 @@ class Feed:
                 if block.failure:
                     raise DataError(f"data: {block.failure}")
                 check_labels(block.labels, len(self.classes), lambda _: "a sample")
-                yield block.pixels, block.labels
+                if len(block.labels):  # a worker may be left without a shard
+                    yield block.pixels, block.labels
 
     def _on_device(self, batch: Batch) -> Batch:
         pixels, labels = (tensor.to(self.device, non_blocking=True) for tensor in batch)
         return pixels, labels
+
+
+def _interleaved(blocks: Iterator[Batch], count: int) -> Iterator[Batch]:
+    """Each `count` blocks as one, in which the first samples of all come before the second ones and so on.
+
+    So no worker is ahead of another, and none begins anew before the others have given theirs.
+    """
+    while group := list(islice(blocks, count)):
+        yield tuple(torch.stack(parts, 1).flatten(0, 1) for parts in zip(*group, strict=True))  # type: ignore[misc]
 
 
 class _Taker:

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import io
-import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image
 from torch import Tensor
-
-# The readers of tar files keep one open file, whose position threads would otherwise fight for.
-_READING = threading.Lock()
 
 
 class Photos(Protocol):
@@ -60,8 +57,41 @@ class Files:
         return self._paths[start:end].decode("utf-8", "surrogateescape")
 
 
+class Members:
+    """Image files in a tar file, as timm's reader lists them: each a stretch of its bytes."""
+
+    def __init__(self, path: str, samples: Iterable[Any], labels: npt.NDArray[np.int64]) -> None:
+        self._path = path
+        self._stretches = []
+        for member, _, inner in samples:
+            start = member.offset_data + (
+                0 if inner is None else inner.offset_data
+            )  # inner: a tar file in the tar file
+            self._stretches.append((member.name, start, member.size))
+        self._labels = labels
+
+    @property
+    def labels(self) -> Tensor:
+        """int64 [N]."""
+        return torch.tensor(self._labels)
+
+    def __len__(self) -> int:
+        return len(self._stretches)
+
+    def open(self, index: int) -> tuple[Image.Image, int]:
+        """See `Photos`."""
+        _, start, size = self._stretches[index]
+        with Path(self._path).open("rb") as file:
+            file.seek(start)
+            return Image.open(io.BytesIO(file.read(size))), int(self._labels[index])
+
+    def name(self, index: int) -> str:
+        """The paths of the tar file and in it."""
+        return f"{self._path}/{self._stretches[index][0].removeprefix('./')}"
+
+
 class Encoded:
-    """What one of timm's readers gives: a tar file's members, the rows of a data set of the hub."""
+    """What one of timm's readers gives: the rows of a data set of the hub."""
 
     def __init__(self, reader: Any, labels: Tensor | None, kind: str) -> None:
         self.reader, self.labels, self._kind = reader, labels, kind
@@ -71,10 +101,9 @@ class Encoded:
 
     def open(self, index: int) -> tuple[Image.Image, int]:
         """See `Photos`."""
-        with _READING:
-            file, label = self.reader[index]
-            with file:
-                content = file.read()
+        file, label = self.reader[index]
+        with file:
+            content = file.read()
         return Image.open(io.BytesIO(content)), int(label)
 
     def name(self, index: int) -> str:

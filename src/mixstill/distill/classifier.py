@@ -91,10 +91,10 @@ def build_student(config: Config, num_classes: int) -> Student:
     )
 
 
-def check_student(config: Config) -> None:
-    """Raises `UserError` if the student of `config` cannot be built; makes no weights, so it costs next to nothing."""
+def sketch_student(config: Config) -> Student:
+    """The student of `config` for two classes and without weights. Raises `UserError` if it cannot be built."""
     with torch.device("meta"):
-        build_student(replace(config, model=replace(config.model, pretrained=False)), num_classes=2)
+        return build_student(replace(config, model=replace(config.model, pretrained=False)), num_classes=2)
 
 
 def save_student(path: Path, student: nn.Module, config: Config, facts: Facts) -> None:

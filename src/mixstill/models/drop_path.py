@@ -34,9 +34,10 @@ class DropPath(nn.Module):
         """[b, ...] -> [b, ...], each sample kept whole (over 1 - rate) or zero."""
         if not self.training or self.rate == 0:
             return branch
-        draws = torch.rand(len(branch) if self.rows is None else self.total, device=branch.device)
+        draws = torch.rand(len(branch) if self.rows is None else self.total)  # on the CPU: the same for every device
         kept = (draws if self.rows is None else draws[self.rows]) >= self.rate
-        return branch * (kept.to(branch.dtype) / (1 - self.rate)).view(-1, *[1] * (branch.ndim - 1))
+        scale = kept.to(branch.dtype) / (1 - self.rate)
+        return branch * scale.to(branch.device, non_blocking=True).view(-1, *[1] * (branch.ndim - 1))
 
     def extra_repr(self) -> str:
         """What stands in the printed model."""

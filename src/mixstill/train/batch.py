@@ -5,6 +5,7 @@ Shapes: B samples of the whole batch, b of one part, K classes.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -110,17 +111,20 @@ class Batches:
 
         Raises `DataError`, between two batches, where the data of the next one cannot be had.
         """
-        loaded = self.data.load(self._request(*key) for key in self._keys(first, last))
-        for step in range(first, last):
-            epoch, index = divmod(step, self.per_epoch)
-            found = list(islice(loaded, self.passes))  # what cannot be had is found out before the step begins
-            yield (self._part(epoch, index, part, *found[part]) for part in range(self.passes))
+        asked: deque[Request] = deque()  # loading reads ahead
 
-    def _keys(self, first: int, last: int) -> Iterator[tuple[int, int, int]]:
-        """(epoch, index, pass) of each part."""
+        def requests() -> Iterator[Request]:
+            for step in range(first, last):
+                for part in range(self.passes):
+                    asked.append(self._request(*divmod(step, self.per_epoch), part))
+                    yield asked[-1]
+
+        loaded = self.data.load(requests())
         for step in range(first, last):
-            for part in range(self.passes):
-                yield *divmod(step, self.per_epoch), part
+            index = step % self.per_epoch
+            found = list(islice(loaded, self.passes))  # what cannot be had is found out before the step begins
+            wanted = [asked.popleft() for _ in found]
+            yield (self._part(wanted[part], index, part, *found[part]) for part in range(self.passes))
 
     def get(self, epoch: int, index: int) -> list[Part]:
         """The parts of this process of one batch."""
@@ -156,10 +160,11 @@ class Batches:
         order = _order(self.config.train.seed, epoch, len(self.data))
         return Request(self.data.ids[order[places // views]], places % views, epoch)
 
-    def _part(self, epoch: int, index: int, part: int, pixels: Tensor, labels: Tensor) -> Part:
+    def _part(self, request: Request, index: int, part: int, pixels: Tensor, labels: Tensor) -> Part:
+        images = self.views(pixels, request)
+        seed, size = self.config.train.seed, self.input_size
+        mix = draw_mix(self.config.views, seed, request.epoch, index, size, size)
         rows = self.rows(part)
-        images = self.views(pixels, self._request(epoch, index, part))
-        mix = draw_mix(self.config.views, self.config.train.seed, epoch, index, self.input_size, self.input_size)
         return Part(
             mix_images(images, mix),
             mix_targets(labels, mix, len(self.data.classes)),

@@ -13,7 +13,7 @@ from mixstill.config import Config
 from mixstill.data import load_splits
 from mixstill.data.loading import SplitName
 from mixstill.data.split import Split
-from mixstill.distill.classifier import Facts, build_student
+from mixstill.distill.classifier import Facts, build_student, sketch_student
 from mixstill.distill.objective import Objective
 from mixstill.distill.student import Student
 from mixstill.distill.teachers import Teachers
@@ -22,9 +22,12 @@ from mixstill.models.create import create_backbone, pixels
 from mixstill.train.batch import Batches
 from mixstill.train.device import pick_device
 from mixstill.train.evaluate import Score, evaluate
+from mixstill.train.optim import build_optimizer
 from mixstill.train.processes import ALONE, Processes
 from mixstill.train.state import State
 from mixstill.train.step import Stepper
+from mixstill.train.tracker import check_tracker
+from mixstill.views import check as check_views
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,11 +58,22 @@ class Job:
         )
 
 
+def check_config(config: Config) -> None:
+    """Raises `UserError` for what can be found wrong without data and weights, which costs next to nothing."""
+    check_views(config.views)
+    check_tracker(config.train.tracker)
+    student = sketch_student(config)
+    build_optimizer(config.optim, student)
+    if config.train.grad_checkpointing:
+        checkpoint_gradients(student.backbone, config.model.name)
+
+
 def build(config: Config, processes: Processes = ALONE) -> Job:
     """The run of a resolved config.
 
     Raises `UserError` for a device, data set, model or teacher that cannot be had or does not fit the others.
     """
+    check_config(config)
     device, size = pick_device(config.train.device), student_pixels(config)
     measured: list[SplitName] = ["val", "test"] if config.data.val_fraction else ["test"]
     splits = load_splits(config.data, ["train", *measured], device, size, views=config.views, seed=config.train.seed)

@@ -26,7 +26,7 @@ from mixstill.train.journal import Journal
 from mixstill.train.loop import fit
 from mixstill.train.processes import Processes, joined
 from mixstill.train.progress import Display
-from mixstill.train.tracker import Backend, check_tracker, open_tracker
+from mixstill.train.tracker import Backend, open_tracker
 
 CONFIG_FILE = "config.yaml"
 SUMMARY_FILE = "summary.json"
@@ -109,7 +109,6 @@ def _train(
     config: Config, path: Path, display: Display, resume: bool, processes: Processes, tracker: Backend | None
 ) -> dict[str, Any]:
     began = time.monotonic()
-    check_tracker(config.train.tracker)
     job = build(config, processes)
     state, batches = job.state, job.batches
 

@@ -46,7 +46,7 @@ class Stepper:
         terms: dict[str, Tensor] = {}
         for number, part in enumerate(parts):
             rng.seed_torch(seed, epoch, index)  # for every part alike: each takes its rows of what the batch draws
-            place_rows(state.student, part.rows.to(part.images.device, non_blocking=True), part.total)
+            place_rows(state.student, part.rows, part.total)
 
             # forward
             with torch.autocast(part.images.device.type, torch.bfloat16, enabled=config.train.amp):

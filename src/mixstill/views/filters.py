@@ -42,8 +42,10 @@ def gaussian_blur(pixels: Tensor, radius: Tensor) -> Tensor:
     """
     box = _box_radius(radius.to(pixels.device, torch.float32, non_blocking=True)).view(-1, 1, 1)
     rows, columns = (_blur_matrix(box, size) for size in pixels.shape[-2:])
-    across = pixels.flatten(1, 2).float() @ columns.mT  # [B, 3H, W]
-    return to_bytes((rows.unsqueeze(1) @ across.view(pixels.shape)).add_(0.5))
+    batch, _, height, width = pixels.shape
+    levels = pixels.transpose(1, 2).reshape(batch, -1, width).float() @ columns.mT  # [B, 3H, W], row by row
+    levels = (rows @ levels.view(batch, height, -1)).add_(0.5)  # [B, H, 3W]
+    return to_bytes(levels).view(batch, height, 3, width).transpose(1, 2).contiguous()
 
 
 def _blur_matrix(box: Tensor, size: int) -> Tensor:

@@ -55,8 +55,8 @@ LEVELS: dict[str, Level] = {
     "SharpnessIncreasing": _ENHANCE_BOTH_WAYS,
     "GaussianBlur": Level(1.9, 0.1, low=0.1, high=2.0),
     "ShearX": Level(0.3, signed=True),
-    "ShearY": Level(0.3, signed=True),
     "TranslateXRel": Level(0.45, signed=True),
+    "ShearY": Level(0.3, signed=True),
     "TranslateYRel": Level(0.45, signed=True),
     "Rotate": Level(30.0, signed=True),
 }

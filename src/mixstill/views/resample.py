@@ -18,17 +18,18 @@ def weights(start: Tensor, extent: Tensor, out: int, size: int, bicubic: Tensor)
     float32 [B, out, size], each row summing to 1. The kernel (Keys with a = -1/2, or a triangle) is as much wider than
     on the source's grid as the window shrinks, and reaches no pixel outside the window.
     """
-    start, extent, cubic = (tensor.view(-1, 1, 1) for tensor in (start, extent, bicubic.float()))
-    stretch = (extent / out).clamp(min=1)
-    centre = start + (torch.arange(out, device=start.device).view(1, -1, 1) + 0.5) * (extent / out)
-    pixel = torch.arange(size, device=start.device).view(1, 1, -1)
-    outside = (pixel < start) | (pixel >= start + extent)
-    place = (pixel + 0.5).add(outside * (4 * out + 4 * extent))  # too far for any tap
+    start, extent, cubic = (tensor.float().view(-1, 1, 1) for tensor in (start, extent, bicubic))
+    scale = extent / out
+    stretch = scale.clamp(min=1)
+    centre = start + (torch.arange(out, dtype=torch.float32, device=start.device) + 0.5).view(1, -1, 1) * scale
+    pixel = torch.arange(size, dtype=torch.float32, device=start.device) + 0.5
+    beyond = (start - pixel).clamp_(min=0) + (pixel - start - extent).clamp_(min=0)  # the window: 0 or at least a half
+    place = pixel / stretch + beyond * 1e6  # too far for any tap
     # Keys's cubic in truncated powers of the distance d: u = (2 - d)+ and v = (1 - d)+, of which v is the triangle.
-    u = (2 - (place / stretch - centre / stretch).abs_()).clamp_(min=0)
+    u = (2 - (place - centre / stretch).abs_()).clamp_(min=0)
     w = u - 1
     v = w.clamp(min=0)
-    keys = u.square_().mul_(w).mul_(0.5).add_(v * v * (1 - 2 * v))
+    keys = (u * u).mul_(w).mul_(0.5).add_(v * v * (1 - 2 * v))
     kernel = torch.lerp(v, keys, cubic)
     return kernel.div_(kernel.sum(2, keepdim=True))
 
@@ -45,6 +46,9 @@ def resize_windows(
     )
     rows = weights(top, height, out, pixels.shape[-2], bicubic)
     columns = weights(left, width, out, pixels.shape[-1], bicubic)
-    # Pillow too goes across first, and rounds in between.
-    across = (pixels.flatten(1, 2).float() @ columns.mT).add_(0.5).floor_().clamp_(0, 255)
-    return to_bytes((rows.unsqueeze(1) @ across.view(*pixels.shape[:3], out)).add_(0.5))
+    # Pillow too rounds in between, and goes across first (since its version 13 only where that is the less work).
+    batch, _, height_in, width_in = pixels.shape
+    levels = pixels.transpose(1, 2).reshape(batch, -1, width_in).float() @ columns.mT  # [B, 3H, out], row by row
+    levels = levels.add_(0.5).floor_().clamp_(0, 255).view(batch, height_in, -1)  # [B, H, 3 out]
+    levels = (rows @ levels).add_(0.5)  # [B, out, 3 out]
+    return to_bytes(levels).view(batch, out, 3, out).transpose(1, 2).contiguous()

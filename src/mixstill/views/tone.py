@@ -38,8 +38,8 @@ def blend(degenerate: Tensor, levels: Tensor, factor: Tensor) -> Tensor:
 
 def luma(pixels: Tensor) -> Tensor:
     """Pillow's conversion to "L": uint8 [B, 3, H, W] -> int32 [B, 1, H, W] in [0, 255]."""
-    red, green, blue = pixels.int().split(1, dim=1)
-    return (red * _RED).add_(green * _GREEN).add_(blue * _BLUE).add_(1 << 15).bitwise_right_shift_(16)
+    red, green, blue = pixels.int().unsqueeze(2).unbind(1)
+    return (red * _RED + green * _GREEN + blue * _BLUE + (1 << 15)) >> 16
 
 
 def grayscale(pixels: Tensor) -> Tensor:
@@ -53,7 +53,7 @@ def color(pixels: Tensor, factor: Tensor) -> Tensor:
 
 
 def apply_table(pixels: Tensor, table: Tensor) -> Tensor:
-    """Look every level up in its sample's and channel's table: uint8 [B, 3, H, W], uint8 [B, 3, 256] -> [B, 3, H, W]."""
+    """Every level through its sample's and channel's table: uint8 [B, 3, H, W], [B, 3, 256] -> uint8 [B, 3, H, W]."""
     return table.gather(2, pixels.flatten(2).long()).view(pixels.shape)
 
 
@@ -80,7 +80,7 @@ def autocontrast_table(pixels: Tensor) -> Tensor:
 
 
 def equalize_table(pixels: Tensor) -> Tensor:
-    """Make each channel's histogram flat: ImageOps.equalize. For images of less than 2**24 pixels."""
+    """Make each channel's histogram flat: ImageOps.equalize."""
     flat = pixels.flatten(2)
     one = torch.ones((), dtype=torch.int32, device=pixels.device)
     histogram = torch.zeros(*flat.shape[:2], 256, dtype=torch.int32, device=pixels.device)
@@ -88,9 +88,9 @@ def equalize_table(pixels: Tensor) -> Tensor:
     lightest = histogram.gather(2, flat.amax(2, keepdim=True).long())
     step = (flat.shape[2] - lightest) // 255
     below = histogram.cumsum(2, dtype=torch.int32).sub_(histogram).add_(step // 2)
-    spread = torch.div(below, step.clamp(min=1)).clamp_(max=255)  # float32, which is below an integer if the ratio is
-    found = (step > 0).float()
-    return _table(spread.mul_(found).add_(_levels(pixels, torch.float32) * (1 - found)), pixels)
+    spread = below.double().div_(step.clamp(min=1)).clamp_(max=255)
+    found = (step > 0).double()
+    return _table(spread.mul_(found).add_(_levels(pixels, torch.float64) * (1 - found)), pixels)
 
 
 def invert_table(pixels: Tensor) -> Tensor:
