@@ -13,8 +13,8 @@ average, two passes per step) is made once undisturbed, and then again and again
 The moment is random over the whole length of a run, or the sight of a checkpoint's temporary file. After each, the
 checkpoint must be absent or whole and nothing may pile up beside it; then the run is resumed, until it ends. One
 process must end with the very bits of the undisturbed run; two with its losses, to 1e-6. Processes are forked from
-this one, which has imported all, but for the first and then every --real-th copy: those are started as users do, with `python -m mixstill`,
-or torchrun, which also starts it again itself. Linux only.
+this one, which has imported all; the first and then every --real-th copy is started as users do, with
+`python -m mixstill`, or by torchrun, which also starts it again itself. Linux only.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ from mixstill.config import Config
 from mixstill.distill.classifier import Facts, build_student, save_student
 from mixstill.schema import from_dict, merge, write_yaml
 
-BATCH = 12
+BATCH = 16
 ANY, CHECKPOINT = "any", "at the sight of a checkpoint"  # moments
 FILES = {
     "config.yaml",
@@ -66,7 +66,7 @@ def config(teachers: list[str], processes: int, epochs: int) -> Config:
     """The run that is interrupted."""
     options: dict[str, dict[str, Any]] = {
         "model": {"name": "mixer_digits", "kwargs": {"num_blocks": 2, "embed_dim": 8}, "drop_path": 0.1},
-        "data": {"samples_per_class": 4},
+        "data": {"samples_per_class": 5},
         "views": {"pad": 1, "aa": "rand-m9-mstd0.5-inc1", "reprob": 0.25, "mixup": 0.8, "cutmix": 1.0},
         "distill": {"teachers": teachers},
         "mi": {"weight": 0.1, "width": 8, "lr": 0.01},

@@ -44,9 +44,11 @@ def philox(counter: Tensor, key: tuple[int, int]) -> Tensor:
     k0, k1 = key
     for _ in range(_ROUNDS):
         p0, p1 = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]
-        c0, c1, c2, c3 = ((p1 >> 32) & _WORD) ^ c1 ^ k0, p1 & _WORD, ((p0 >> 32) & _WORD) ^ c3 ^ k1, p0 & _WORD
+        c0 = (p1 >> 32).bitwise_xor_(c1).bitwise_xor_(k0).bitwise_and_(_WORD)
+        c2 = (p0 >> 32).bitwise_xor_(c3).bitwise_xor_(k1).bitwise_and_(_WORD)
+        c1, c3 = p1, p0  # their upper halves fall to the next round's mask
         k0, k1 = (k0 + _WEYL[0]) & _WORD, (k1 + _WEYL[1]) & _WORD
-    return torch.stack([c0, c1, c2, c3], dim=-1)
+    return torch.stack([c0, c1 & _WORD, c2, c3 & _WORD], dim=-1)
 
 
 def bits(seed: int, domain: Domain, epoch: int, ids: Tensor, draws: int, repeats: Tensor | int = 0) -> Tensor:

@@ -17,6 +17,12 @@ from mixstill.errors import DataError, UserError
 RRC = ViewsConfig(crop="rrc")
 
 
+def shown_by(cutting, image, words):
+    """The training view of an image by its draws."""
+    (window,) = cutting.windows(words[None], [image.size])
+    return cutting.train(image, window)
+
+
 def stream(root, split="train", views=RRC, workers=0, seed=1, size=24, **fields):
     config = DataConfig(dataset="folder", data_dir=str(root), workers=workers, **fields)
     return load_split(config, split, "cpu", size, views=views, seed=seed)
@@ -51,7 +57,7 @@ def test_a_request_gets_the_cuts_of_its_samples(photo_folder, encoded_photos, cr
         for index, draws, shown, label in zip(wanted.ids.tolist(), words, pixels, labels.tolist(), strict=True):
             number = int(names[index][-6:-4])
             image = Image.open(io.BytesIO(encoded_photos[number]))
-            assert np.array_equal(shown.numpy(), cutting.train(image, draws))
+            assert np.array_equal(shown.numpy(), shown_by(cutting, image, draws))
             assert label == number % 3
 
 
@@ -167,7 +173,7 @@ def test_in_place_of_a_broken_image_comes_the_next_readable_one(broken_folder, k
     words = cutting.words(wanted.ids, wanted.repeats, 0)
     image, label = train.photos.open(3)
     for place in (1, 2, 3):
-        assert np.array_equal(pixels[place].numpy(), cutting.train(image, words[place]))
+        assert np.array_equal(pixels[place].numpy(), shown_by(cutting, image, words[place]))
     assert labels.tolist() == [0, label, label, label]
     assert [line.partition(": ")[0] for line in train.corrupt] == [str(file) for file in files[:2]]
     assert all(BROKEN[kind][1] in line for line in train.corrupt)

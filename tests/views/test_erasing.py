@@ -132,6 +132,17 @@ def test_without_erasing_nothing_changes():
 
 
 @pytest.mark.parametrize("mode", ["pixel", "rand", "const"])
+def test_boxes_of_no_pixels_erase_none(mode):
+    images = torch.full((1, 3, 2, 2), 7.0)
+    sizes = set()
+    for epoch in range(40):
+        boxes = draw_boxes(zeros(1), zeros(1), ALWAYS, 0, epoch, 2, 2)
+        sizes |= set((boxes.height * boxes.width).tolist())
+        erase(images, zeros(1), zeros(1), config_with(ALWAYS, mode), 0, epoch)
+    assert 0 in sizes
+
+
+@pytest.mark.parametrize("mode", ["pixel", "rand", "const"])
 def test_what_is_erased_depends_on_seed_epoch_id_and_repeat_only(mode):
     config = ViewsConfig(reprob=0.7, recount=2, remode=mode)
 

@@ -188,6 +188,7 @@ def test_resize_agrees_with_pillow():
 def test_cuda_gives_the_views_of_the_cpu(name):
     pixels, config = random_pixels(200, 16, 16), RECIPES[name]
     there = pixels.cuda()
+    views_of(there, config)  # the first batch brings constants over
     torch.cuda.set_sync_debug_mode("error")  # nothing waits for the device
     try:
         there = views_of(there, config)

@@ -5,7 +5,9 @@ Shapes: b photos, D draws, S x S pixels.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +18,15 @@ from torch import Tensor
 from mixstill.config import ViewsConfig
 from mixstill.data.images import fit, rgb
 from mixstill.views.crops import bicubic, crop_words, rrc_boxes
+
+_BICUBIC, _BILINEAR = Image.Resampling.BICUBIC, Image.Resampling.BILINEAR
+
+
+class Window(NamedTuple):
+    """A part of a photo (left, top, right, bottom; the ends excluded), and how it is brought to size."""
+
+    box: tuple[int, int, int, int]
+    kernel: Image.Resampling
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,17 +49,26 @@ class Cutting:
             return ids.new_zeros(len(ids), 0)
         return crop_words(ids, repeats, self.views, self.seed, epoch)
 
-    def train(self, image: Image.Image, words: Tensor) -> npt.NDArray[np.uint8]:
-        """A training view by its draws, int64 [D]: uint8 [3, S, S]."""
+    def windows(self, words: Tensor, sizes: Sequence[tuple[int, int]]) -> list[Window | None]:
+        """Which window of each photo of these (width, height) training shows, by its draws, int64 [b, D].
+
+        None is the whole middle square.
+        """
         if self.views is None or not self.cropped:
+            return [None] * len(sizes)
+        widths, heights = torch.tensor(sizes).unbind(1)
+        boxes = rrc_boxes(words, widths, heights, self.views.scale, self.views.ratio).tolist()
+        smooth = bicubic(words, self.views.interpolation).tolist()
+        return [
+            Window((left, top, left + width, top + height), _BICUBIC if cubic else _BILINEAR)
+            for (top, left, height, width), cubic in zip(boxes, smooth, strict=True)
+        ]
+
+    def train(self, image: Image.Image, window: Window | None) -> npt.NDArray[np.uint8]:
+        """A training view: uint8 [3, S, S]."""
+        if window is None:
             return _pixels(fit(image, self.size))
-        width, height = image.size
-        box = rrc_boxes(words[None], torch.tensor([width]), torch.tensor([height]), self.views.scale, self.views.ratio)
-        top, left, rows, columns = box[0].tolist()
-        smooth = bool(bicubic(words[None], self.views.interpolation))
-        kernel = Image.Resampling.BICUBIC if smooth else Image.Resampling.BILINEAR
-        part = rgb(image).crop((left, top, left + columns, top + rows))
-        return _pixels(part.resize((self.size, self.size), kernel))
+        return _pixels(rgb(image).crop(window.box).resize((self.size, self.size), window.kernel))
 
     def eval(self, image: Image.Image) -> npt.NDArray[np.uint8]:
         """What evaluation sees: uint8 [3, S, S]."""

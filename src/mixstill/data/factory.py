@@ -40,6 +40,12 @@ def is_iterable(config: DataConfig) -> bool:
     return scheme_of(config) in ITERABLE
 
 
+def worker_modules(config: DataConfig) -> list[str]:
+    """What workers need besides, to unpack the data set: slow to import, so better once in their server."""
+    scheme = scheme_of(config)
+    return [f"timm.data.readers.reader_{scheme}"] if scheme in ("hfds", "hfids", "wds") else []
+
+
 def open_listing(config: DataConfig, part: Part) -> Listing:
     """A part of a map-style data set of timm's: `hfds/NAME`, `torch/NAME`. Raises `UserError` as `create` does."""
     dataset = create(config, part)

@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image
 from timm.data.readers.shared_count import SharedCount
@@ -74,8 +76,7 @@ class FeedReader(IterableDataset[Loaded]):
         for image, label in self._samples(broken):
             try:
                 photo = _opened(image)
-                pixels = self.cutting.train(photo, words[len(block)]) if self.training else self.cutting.eval(photo)
-                block.add(pixels, int(label))
+                block.add(self._cut(photo, words[len(block), None]), int(label))
             except Exception as error:  # a broken file makes Pillow raise almost anything
                 broken[_name(image)] = reason(error)
             if len(block) == self.size or len(broken) > self.max_corrupt:
@@ -92,6 +93,12 @@ class FeedReader(IterableDataset[Loaded]):
         places = number * self.size + torch.arange(self.size)
         ids = (places * self.world * workers + self.rank * workers + index) % 2**32
         return Block(self.size, self.cutting.size), self.cutting.words(ids, torch.zeros_like(ids), self.epoch)
+
+    def _cut(self, photo: Image.Image, words: Tensor) -> npt.NDArray[np.uint8]:
+        if not self.training:
+            return self.cutting.eval(photo)
+        (window,) = self.cutting.windows(words, [photo.size])
+        return self.cutting.train(photo, window)
 
     def _samples(self, broken: dict[str, str]) -> Iterator[tuple[Any, Any]]:
         """Image and label of each sample of this worker; what the reader passes over goes into `broken`."""

@@ -15,7 +15,7 @@ from torch import Tensor
 from mixstill import rng
 from mixstill.config import DATASETS, DataConfig, ViewsConfig
 from mixstill.data.cutting import Cutting
-from mixstill.data.factory import is_iterable
+from mixstill.data.factory import is_iterable, worker_modules
 from mixstill.data.images import Part, statistics
 from mixstill.data.iterable import open_feed
 from mixstill.data.resident import Resident
@@ -79,6 +79,9 @@ def load_splits(
             raise UserError("data.val_fraction: 0.0 leaves no validation split; give a share of train, such as 0.1")
     _check_resident(config)
 
+    if config.workers and config.dataset not in _SMALL and not config.resident:
+        start_server(worker_modules(config))
+
     def whole(part: Part) -> _Whole:
         if is_iterable(config):
             return _feed(config, part, torch.device(device), size, views, seed)
@@ -125,8 +128,6 @@ def _stream(
 ) -> _Whole:
     found = list_photos(config, part, size)
     photos, classes = found.photos, found.classes
-    if config.workers:
-        start_server()
     cutting = Cutting(size=size or 0, crop_pct=config.crop_pct, views=views, seed=seed)
     about = (classes, *statistics(config.dataset), cutting, device, config.workers, Corrupt(config.max_corrupt))
     return _Whole(len(photos), photos.labels, classes, lambda ids: Stream(photos, ids, *about))

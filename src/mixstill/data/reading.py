@@ -6,9 +6,10 @@ Shapes: b samples asked for, S x S pixels.
 from __future__ import annotations
 
 import warnings
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -20,8 +21,12 @@ from torch.utils.data import Dataset
 from mixstill.data.cutting import Cutting
 from mixstill.data.images import reason
 from mixstill.data.photos import Photos
-from mixstill.data.split import Request
 from mixstill.errors import DataError
+
+# What is asked of a worker: plain numbers, as each tensor sent to another process would cost a file descriptor.
+Wanted: TypeAlias = tuple[list[int], list[int], int]  # ids, repeats and epoch
+
+_GROUP = 32  # photos whose heads are read before they are decoded one after another
 
 
 class Loaded(NamedTuple):
@@ -59,70 +64,92 @@ class Block:
 
 @dataclass(frozen=True, eq=False)
 class TrainReader(Dataset[Loaded]):
-    """The training views of a request.
+    """The training views of what is wanted.
 
     In the place of a broken sample comes the next readable one of `ids`, cut as the broken one would have been.
     """
 
     photos: Photos
-    ids: Tensor
+    ids: npt.NDArray[np.int64]
     cutting: Cutting
     max_corrupt: int
 
-    def __getitem__(self, request: Request) -> Loaded:
-        block = Block(len(request.ids), self.cutting.size)
-        words = self.cutting.words(request.ids, request.repeats, request.epoch)
+    def __getitem__(self, wanted: Wanted) -> Loaded:
+        ids, repeats, epoch = wanted
+        block = Block(len(ids), self.cutting.size)
         broken: dict[str, str] = {}
-        before: tuple[int, Image.Image, int] | None = None
+        which = torch.tensor([ids, repeats], dtype=torch.int64)
+        words = self.cutting.words(which[0], which[1], epoch)
         with warnings.catch_warnings(action="ignore"):  # Pillow's, of odd but readable files
-            for index, draws in zip(request.ids.tolist(), words, strict=True):
-                # The views of a sample that comes several times follow one another: it is decoded once.
-                opened = before if before is not None and before[0] == index else None
-                before = self._add(block, index, draws, opened, broken)
+            for start in range(0, len(ids), _GROUP):
+                self._add(block, ids[start : start + _GROUP], words[start : start + _GROUP], broken)
                 if len(broken) > self.max_corrupt:
                     break
         return block.loaded(broken)
 
-    def _add(
-        self,
-        block: Block,
-        index: int,
-        words: Tensor,
-        opened: tuple[int, Image.Image, int] | None,
-        broken: dict[str, str],
-    ) -> tuple[int, Image.Image, int] | None:
-        """Cut sample `index`, or the first readable one after it, into `block`; what was opened for it."""
+    def _add(self, block: Block, ids: list[int], words: Tensor, broken: dict[str, str]) -> None:
+        """Cut the samples of a group into `block`; their windows are drawn together, by their sizes."""
+        photos = self._open(ids)
+        windows = self.cutting.windows(words, [(1, 1) if photo is None else photo[0].size for photo in photos])
+        for index, window, draws in zip(ids, windows, words, strict=True):
+            photo = photos.popleft()
+            try:
+                if photo is not None:
+                    block.add(self.cutting.train(photo[0], window), photo[1])
+                    continue
+            except Exception:  # the reason is found again below
+                photo = None
+            self._add_next(block, index, draws[None], broken)
+            if len(broken) > self.max_corrupt:
+                return
+
+    def _open(self, ids: list[int]) -> deque[tuple[Image.Image, int] | None]:
+        """The photos, None for one that cannot be opened. One that comes several times in a row is one object."""
+        photos: deque[tuple[Image.Image, int] | None] = deque()
+        for place, index in enumerate(ids):
+            if place and index == ids[place - 1]:
+                photos.append(photos[-1])
+                continue
+            try:
+                photos.append(self.photos.open(index))
+            except Exception:  # a broken file makes Pillow raise almost anything
+                photos.append(None)
+        return photos
+
+    def _add_next(self, block: Block, index: int, words: Tensor, broken: dict[str, str]) -> None:
+        """Cut the first readable sample from `index` on into `block`; those before it are broken."""
         for candidate in self._from(index):
             try:
-                image, label = opened[1:] if opened is not None else self.photos.open(candidate)
-                block.add(self.cutting.train(image, words), label)
-                return index, image, label
+                image, label = self.photos.open(candidate)
+                (window,) = self.cutting.windows(words, [image.size])
+                block.add(self.cutting.train(image, window), label)
+                return
             except Exception as error:  # a broken file makes Pillow raise almost anything
                 broken[self.photos.name(candidate)] = reason(error)
                 if len(broken) > self.max_corrupt:
-                    return None
+                    return
         raise DataError(f"no image of {len(self.ids)} can be read")
 
     def _from(self, index: int) -> Iterator[int]:
         """All ids from `index` on, and round to it again."""
         yield index
-        place = int(torch.searchsorted(self.ids, index))
-        yield from self.ids.roll(-place)[1:].tolist()
+        place = int(np.searchsorted(self.ids, index))
+        yield from np.roll(self.ids, -place)[1:].tolist()
 
 
 @dataclass(frozen=True, eq=False)
 class EvalReader(Dataset[Loaded]):
-    """What evaluation sees of the given ids, int64 [b]; broken samples are left out."""
+    """What evaluation sees of the given ids; broken samples are left out."""
 
     photos: Photos
     cutting: Cutting
     max_corrupt: int
 
-    def __getitem__(self, ids: Tensor) -> Loaded:
+    def __getitem__(self, ids: list[int]) -> Loaded:
         block = Block(len(ids), self.cutting.size)
         broken: dict[str, str] = {}
         with warnings.catch_warnings(action="ignore"):  # Pillow's, of odd but readable files
-            for index in ids.tolist():
+            for index in ids:
                 try:
                     image, label = self.photos.open(index)
                     block.add(self.cutting.eval(image), label)

@@ -6,7 +6,7 @@ Shapes: n samples of the split, b of a request, S x S pixels.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 from mixstill.data.cutting import Cutting
 from mixstill.data.factory import check_labels
 from mixstill.data.photos import Photos
-from mixstill.data.reading import EvalReader, Loaded, TrainReader
+from mixstill.data.reading import EvalReader, Loaded, TrainReader, Wanted
 from mixstill.data.split import Batch, Corrupt, Request
 from mixstill.data.workers import read_in_order
 from mixstill.normalisation import Channels
@@ -52,25 +52,23 @@ class Stream:
 
     def load(self, requests: Iterable[Request]) -> Iterator[Batch]:
         """The training views and labels of each request; for a corrupt image those of the next readable one."""
-        reader = TrainReader(self.photos, self.ids, self.cutting, self.corrupt.limit)
-        return self._batches(reader, requests, self._parts_of_request)
+        reader = TrainReader(self.photos, self.ids.numpy().copy(), self.cutting, self.corrupt.limit)
+        return self._batches(reader, map(self._parts_of, requests))
 
     def eval_batches(self, batch_size: int, rank: int = 0, count: int = 1) -> Iterator[Batch]:
         """The images and labels of `ids[rank::count]`, in ascending order, corrupt ones left out."""
         reader = EvalReader(self.photos, self.cutting, self.corrupt.limit)
-        mine = self.ids[rank::count]
-        with closing(self._batches(reader, torch.split(mine, batch_size) if len(mine) else (), self._parts)) as batches:
+        mine = self.ids[rank::count].tolist()
+        wanted = (self._parts(mine[start : start + batch_size]) for start in range(0, len(mine), batch_size))
+        with closing(self._batches(reader, wanted)) as batches:
             yield from (batch for batch in batches if len(batch[1]))
 
-    def _batches(
-        self, reader: Dataset[Loaded], wanted: Iterable[Any], share_out: Callable[[Any], list[Any]]
-    ) -> Generator[Batch]:
-        """A pair for each of `wanted`, made of the parts that `share_out` divides it into, one for each worker."""
+    def _batches(self, reader: Dataset[Loaded], wanted: Iterable[list[Any]]) -> Generator[Batch]:
+        """A pair for each of `wanted`, of which each part is read by another worker."""
         counts: deque[int] = deque()
 
         def tasks() -> Iterator[Any]:
-            for whole in wanted:
-                parts = share_out(whole)
+            for parts in wanted:
                 counts.append(len(parts))
                 yield from parts
 
@@ -78,13 +76,14 @@ class Stream:
             for first in loaded:
                 yield self._join([first, *(next(loaded) for _ in range(counts.popleft() - 1))])
 
-    def _parts(self, ids: Tensor) -> list[Tensor]:
-        size = -(-len(ids) // max(1, self.workers))
-        return list(torch.split(ids, max(1, size)))
+    def _parts_of(self, request: Request) -> list[Wanted]:
+        pairs = zip(self._parts(request.ids.tolist()), self._parts(request.repeats.tolist()), strict=True)
+        return [(ids, repeats, request.epoch) for ids, repeats in pairs]
 
-    def _parts_of_request(self, request: Request) -> list[Request]:
-        pairs = zip(self._parts(request.ids), self._parts(request.repeats), strict=True)
-        return [Request(ids, repeats, request.epoch) for ids, repeats in pairs]
+    def _parts(self, numbers: list[int]) -> list[list[int]]:
+        """Some numbers in a part for each worker; at least one part, however empty."""
+        size = max(1, -(-len(numbers) // max(1, self.workers)))
+        return [numbers[start : start + size] for start in range(0, max(1, len(numbers)), size)]
 
     def _join(self, parts: list[Loaded]) -> Batch:
         for part in parts:

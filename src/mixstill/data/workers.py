@@ -28,27 +28,21 @@ _SIGNALS = {signal.SIGINT, signal.SIGTERM} if hasattr(signal, "sigtimedwait") el
 _LOOK_FOR_PARENT = 2.0  # seconds between two looks whether the training process lives
 
 
-def read_in_order(
-    dataset: Dataset[T], tasks: Iterable[Any], workers: int, *, pin: bool, modules: Iterable[str] = ()
-) -> Generator[T]:
+def read_in_order(dataset: Dataset[T], tasks: Iterable[Any], workers: int, *, pin: bool) -> Generator[T]:
     """`dataset[task]` for each of the tasks, in their order, read ahead by `workers` processes or by none."""
     if not workers:
         return (dataset[task] for task in tasks)
-    return _results(_loader(dataset, workers, pin, modules, sampler=tasks))
+    return _results(_loader(dataset, workers, pin, sampler=tasks))
 
 
-def read_stream(
-    dataset: IterableDataset[T], workers: int, seed: int, *, pin: bool, modules: Iterable[str] = ()
-) -> Generator[T]:
+def read_stream(dataset: IterableDataset[T], workers: int, seed: int, *, pin: bool) -> Generator[T]:
     """What `dataset` gives in each of `workers` processes, in turn; its workers are seeded by `seed`."""
     if not workers:
         return (block for block in dataset)
-    return _results(_loader(dataset, workers, pin, modules, seed=seed))
+    return _results(_loader(dataset, workers, pin, seed=seed))
 
 
-def _loader(
-    dataset: Dataset[T], workers: int, pin: bool, modules: Iterable[str], seed: int = 0, **options: Any
-) -> DataLoader[T]:
+def _loader(dataset: Dataset[T], workers: int, pin: bool, seed: int = 0, **options: Any) -> DataLoader[T]:
     with warnings.catch_warnings(action="ignore"):  # of more workers than processors, which the user has asked for
         return DataLoader(
             dataset,
@@ -58,7 +52,7 @@ def _loader(
             pin_memory=pin,
             collate_fn=_as_it_is,
             worker_init_fn=_begin,
-            multiprocessing_context=start_server(modules),
+            multiprocessing_context=start_server(),
             generator=torch.Generator().manual_seed(seed),  # torch's own, global one is left alone
             **options,
         )

@@ -31,7 +31,7 @@ from mixstill.train.build import Job
 from mixstill.train.optim import learning_rate
 
 WARM_UP = 3  # steps that are not measured: memory is found, kernels are chosen, workers fill their queues
-MOST, LEAST = 30, 3  # steps that are measured
+MOST, LEAST = 30, 5  # steps that are measured
 SECONDS = 15.0  # after which no further step is
 PIECES = ("data", "teachers", "student", "optimizer")
 _DISSECTED = 3  # steps in which each piece is waited for

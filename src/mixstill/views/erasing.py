@@ -92,7 +92,7 @@ def _fill(
     row = torch.arange(len(box)) - (heights.cumsum(0) - heights)[box]
     start = (boxes.top[chosen][box] + row) * width + boxes.left[chosen][box]
     ends = widths[box].cumsum(0)
-    count = int(ends[-1])
+    count = int((heights * widths).sum())
     runs = torch.stack([samples[box], ids[samples][box], repeats[samples][box], start - (ends - widths[box]), box])
     runs, lengths = (values.to(device, non_blocking=True) for values in (runs, widths[box]))
     run = torch.repeat_interleave(lengths, output_size=count)

@@ -6,7 +6,8 @@ Shapes: ... any.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -72,15 +73,14 @@ def arguments(ops: Tensor, magnitudes: Tensor, negative: Tensor) -> Tensor:
     (TranslateXRel, TranslateYRel), degrees (Rotate), bits (Posterize), a threshold (Solarize), what is added
     (SolarizeAdd), a radius in pixels (GaussianBlur).
     """
-    columns = torch.tensor(
-        [
-            (level.scale, level.offset, level.signed, level.falling, level.whole, level.low, level.high)
-            for level in LEVELS.values()
-        ],
-        dtype=torch.float64,
-    )
-    scale, offset, signed, falling, whole, low, high = columns[ops].unbind(-1)
+    scale, offset, signed, falling, whole, low, high = _columns()[ops].unbind(-1)
     step = (magnitudes / _FULL_SCALE) * scale
     step = torch.where(whole > 0, step.trunc(), step)
     minus = torch.where(signed > 0, negative, falling > 0)
     return torch.clamp(torch.where(minus, offset - step, offset + step), low, high)
+
+
+@lru_cache(maxsize=1)
+def _columns() -> Tensor:
+    """The fields of all levels, float64 [operations, fields]."""
+    return torch.tensor([astuple(level) for level in LEVELS.values()], dtype=torch.float64)

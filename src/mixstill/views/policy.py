@@ -7,9 +7,9 @@ Cubuk et al., "RandAugment", CVPR Workshops 2020; the strings and sets of operat
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import dataclass
 from functools import lru_cache
+from string import ascii_lowercase
 
 from mixstill.errors import UserError, unknown
 
@@ -116,9 +116,8 @@ def _split(text: str, piece: str) -> tuple[str, str]:
     examples = _WHOLE | _REAL
     if piece == "mstdinf":
         return "mstd", "inf"
-    found = re.fullmatch(r"([a-z]*)(.*)", piece)
-    assert found is not None
-    key, value = found.groups()
+    value = piece.lstrip(ascii_lowercase)
+    key = piece.removesuffix(value) if value else piece
     if key not in examples:
         raise unknown(f"{_FIELD} {text!r}", piece, [f"{name}{value}" if value else examples[name] for name in examples])
     return key, value

@@ -9,6 +9,7 @@ Shapes: B batch, b samples of one kind.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -22,17 +23,11 @@ class Sorting:
         stops = torch.bincount(kinds).cumsum(0).tolist()
         self._bounds = [0, *stops]
 
-    def span(self, first: int, last: int) -> slice:
-        """The slice of the sorted batch that holds the kinds first..last, both included."""
-        top = len(self._bounds) - 1
-        return slice(self._bounds[min(first, top)], self._bounds[min(last + 1, top)])
-
     def parts(self, first: int = 0) -> Iterator[tuple[int, slice]]:
         """(kind, its slice of the sorted batch) for each kind from `first` on that has samples."""
-        for kind in range(first, len(self._bounds) - 1):
-            part = self.span(kind, kind)
-            if part.stop > part.start:
-                yield kind, part
+        for kind, (start, stop) in enumerate(pairwise(self._bounds)):
+            if kind >= first and stop > start:
+                yield kind, slice(start, stop)
 
     def sort(self, values: Tensor, device: torch.device) -> Tensor:
         """[B, ...] -> the same on `device`, sorted by kind (a copy)."""

@@ -99,10 +99,11 @@ def _taps(fraction: Tensor, bicubic: Tensor) -> tuple[Tensor, Tensor, Tensor, Te
 def _slide(pixels: Tensor, shift: Tensor, axis: int, bicubic: Tensor, fill: Fill) -> Tensor:
     """Every line of pixels along `axis` takes from `shift` pixels further on: uint8 [B, 3, H, W] -> the same.
 
-    `shift` float64 [B, 1, H or 1, W or 1] has a value for each line, or one for all. It is overwritten.
+    `shift` float64 [B, 1, H or 1, W or 1] has a value for each line, or one for all.
     """
     size, width = pixels.shape[axis], pixels.shape[_X]
-    first = shift.clamp_(-size - 1, size + 1).floor()  # where a line's pixel 0 looks, and the fraction beyond it
+    shift = shift.clamp(-size - 1, size + 1)
+    first = shift.floor()  # where a line's pixel 0 looks, and the fraction beyond it
     weights = _taps((shift - first).float(), per_sample(bicubic, pixels, torch.float32))
 
     count = _count(pixels, axis, torch.int32, before=1, after=2)
@@ -123,9 +124,9 @@ def _slide(pixels: Tensor, shift: Tensor, axis: int, bicubic: Tensor, fill: Fill
 def _sample(pixels: Tensor, places: Tensor, bicubic: Tensor, fill: Fill) -> Tensor:
     """The source at places in fixed point: uint8 [B, 3, H, W], int32 [2 (x, y), B, 1, H, W] -> uint8 [B, 3, H, W]."""
     height, width = pixels.shape[-2:]
-    fractions = (places & (_UNIT - 1)).float().div_(_UNIT)
-    weights = _taps(fractions, bicubic)
-    x, y = places + _UNIT // 2
+    weights = _taps((places & (_UNIT - 1)).float().div_(_UNIT), bicubic)
+    weights_x, weights_y = zip(*(tap.flatten(3).unbind() for tap in weights), strict=True)
+    x, y = (places + _UNIT // 2).unbind()
     outside = _outside(x, width * _UNIT) | _outside(y, height * _UNIT)
 
     # Two more pixels on each side, so that every tap is the same list of places in a source that starts elsewhere.
@@ -134,16 +135,16 @@ def _sample(pixels: Tensor, places: Tensor, bicubic: Tensor, fill: Fill) -> Tens
     padded[..., 2:-2, :2], padded[..., 2:-2, -2:] = pixels[..., :1], pixels[..., -1:]
     padded[..., :2, :], padded[..., -2:, :] = padded[..., 2:3, :], padded[..., -3:-2, :]
     source, pitch = padded.flatten(2), width + 4
-    left, top = places >> _FIXED
+    left, top = (places >> _FIXED).unbind()
     index = (top.clamp_(-1, height - 1) + 1) * pitch + (left.clamp_(-1, width - 1) + 1)
-    index = index.flatten(1).long().unsqueeze(1).expand(-1, 3, -1)
+    index = index.flatten(2).long().expand(-1, 3, -1)
 
-    levels = torch.full(pixels.shape, _NUDGE, device=pixels.device)
-    for row, (_, weight_y) in enumerate(weights):
-        for column, (weight_x, _) in enumerate(weights):
-            tap = source[..., row * pitch + column :].gather(2, index).view(pixels.shape)
+    levels = torch.full(index.shape, _NUDGE, device=pixels.device)
+    for row, weight_y in enumerate(weights_y):
+        for column, weight_x in enumerate(weights_x):
+            tap = source[..., row * pitch + column :].gather(2, index)
             levels.addcmul_(tap.float(), weight_y * weight_x)
-    return _fill_outside(to_bytes(levels), outside, fill)
+    return _fill_outside(to_bytes(levels).view(pixels.shape), outside, fill)
 
 
 def _fixed(places: Tensor) -> Tensor:
