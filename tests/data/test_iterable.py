@@ -93,13 +93,15 @@ def test_a_resumed_epoch_goes_on_where_it_stood(shards, workers):
     assert len(set(seen)) == len(seen) == 16
 
 
-def test_images_are_cut_by_draws_of_their_place(shards, encoded_photos):
+@pytest.mark.parametrize("workers", [0, 2])
+def test_images_are_cut_by_draws_of_their_place(shards, encoded_photos, workers):
     views = ViewsConfig(crop="rrc")
-    train = wds(shards(), views=views)
-    ((pixels, labels),) = train.load(requests(1, (5,)))
+    train = wds(shards(), views=views, workers=workers)
     assert train.cropped
+    loaded = list(train.load(requests(1)))
+    pixels, labels = (torch.cat(parts) for parts in zip(*loaded, strict=True))
     cutting = Cutting(size=24, crop_pct=0.875, views=views, seed=1)
-    words = cutting.words(torch.arange(5), torch.zeros(5, dtype=torch.int64), 0)
+    words = cutting.words(torch.arange(16), torch.zeros(16, dtype=torch.int64), 0)
     for shown, label, draws in zip(pixels, labels.tolist(), words, strict=True):
         photo = Image.open(io.BytesIO(encoded_photos[label % 12]))
         assert np.array_equal(shown.numpy(), shown_by(cutting, photo, draws))

@@ -59,7 +59,9 @@ class Feed:
 
     def load(self, requests: Iterable[Request]) -> Iterator[Batch]:
         """Of each request's epoch the next samples in its order; a resumed epoch is read over up to where it stood."""
-        rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+        rank, world = (
+            (dist.get_rank(), dist.get_world_size()) if dist.is_available() and dist.is_initialized() else (0, 1)
+        )
         for epoch, its in groupby(requests, lambda request: request.epoch):
             first = next(its)
             with closing(self._read(epoch, _BLOCK, rank, world, training=True)) as blocks:

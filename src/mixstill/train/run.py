@@ -27,6 +27,7 @@ from mixstill.train.loop import fit
 from mixstill.train.processes import Processes, joined
 from mixstill.train.progress import Display
 from mixstill.train.tracker import Backend, open_tracker
+from mixstill.train.trial import teacher_warnings
 
 CONFIG_FILE = "config.yaml"
 SUMMARY_FILE = "summary.json"
@@ -123,7 +124,7 @@ def _train(
         display.say(f"resumed at step {state.step} of {batches.total}")
 
     # train
-    for line in batches.about():
+    for line in [*batches.about(), *(teacher_warnings(job) if processes.main and state.step == 0 else ())]:
         display.say(line)
     display.say(f"{len(batches.data)} training images, {batches.per_epoch} steps per epoch, on {job.device}")
     tracked = (tracker or config.train.tracker) if processes.main else None

@@ -41,8 +41,9 @@ def gaussian_blur(pixels: Tensor, radius: Tensor) -> Tensor:
     Pillow rounds after each of the six passes, here only the result is rounded.
     """
     box = _box_radius(radius.to(pixels.device, torch.float32, non_blocking=True)).view(-1, 1, 1)
-    rows, columns = (_blur_matrix(box, size) for size in pixels.shape[-2:])
     batch, _, height, width = pixels.shape
+    rows = _blur_matrix(box, height)
+    columns = rows if width == height else _blur_matrix(box, width)
     levels = pixels.transpose(1, 2).reshape(batch, -1, width).float() @ columns.mT  # [B, 3H, W], row by row
     levels = (rows @ levels.view(batch, height, -1)).add_(0.5)  # [B, H, 3W]
     return to_bytes(levels).view(batch, height, 3, width).transpose(1, 2).contiguous()

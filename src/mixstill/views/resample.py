@@ -25,11 +25,13 @@ def weights(start: Tensor, extent: Tensor, out: int, size: int, bicubic: Tensor)
     pixel = torch.arange(size, dtype=torch.float32, device=start.device) + 0.5
     beyond = (start - pixel).clamp_(min=0) + (pixel - start - extent).clamp_(min=0)  # the window: 0 or at least a half
     place = pixel / stretch + beyond * 1e6  # too far for any tap
-    # Keys's cubic in truncated powers of the distance d: u = (2 - d)+ and v = (1 - d)+, of which v is the triangle.
+    # Keys's cubic in truncated powers of the distance d, u = (2 - d)+ and v = (1 - d)+, of which v is the triangle:
+    # (u - 1) u^2 / 2 + v^2 - 2 v^3.
     u = (2 - (place - centre / stretch).abs_()).clamp_(min=0)
     w = u - 1
     v = w.clamp(min=0)
-    keys = (u * u).mul_(w).mul_(0.5).add_(v * v * (1 - 2 * v))
+    square = v * v
+    keys = torch.addcmul(square, square, v, value=-2).addcmul_(u.square_(), w, value=0.5)
     kernel = torch.lerp(v, keys, cubic)
     return kernel.div_(kernel.sum(2, keepdim=True))
 
