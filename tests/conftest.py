@@ -102,7 +102,7 @@ def build() -> Callable[..., Built]:
         config = make_tiny(options)
         size = student_pixels(config)
         data = load(config.data, "train", "cpu", size)
-        facts = Facts(len(data.classes), data.classes, data.mean, data.std, size)
+        facts = Facts.of(data, size)
         student = build_student(config, facts.num_classes).train()
         teachers = teach(student.placements, facts)
         objective = Objective(

@@ -41,7 +41,8 @@ class ModelConfig:
         _require(0 <= self.drop_path < 1, "model.drop_path", self.drop_path, "in [0, 1)")
 
 
-DATASETS = ("digits", "cifar10", "cifar100", "folder")
+SMALL = ("digits", "cifar10", "cifar100")  # data sets of small images, which are held in memory
+DATASETS = (*SMALL, "folder")
 SCHEMES = ("hfds", "hfids", "tfds", "torch", "wds")  # of timm's dataset factory
 
 

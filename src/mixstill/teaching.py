@@ -53,7 +53,7 @@ def teachers_as_they_stand(config: Config, output: Path, folder: Path) -> tuple[
     if missing:
         size = student_pixels(config)
         data = load_split(config.data, "test", "cpu", size)
-        facts = Facts(len(data.classes), data.classes, data.mean, data.std, size)
+        facts = Facts.of(data, size)
         runs |= {name: _untrained(name, configs[name], facts, folder) for name in missing}
     return _taught_by(config, placements, runs), {str(runs[name]): name for name in missing}
 
@@ -89,7 +89,7 @@ def _check(config: Config, others: Sequence[Placement]) -> None:
     pick_device(config.train.device)
     size = student_pixels(config)
     data = load_splits(config.data, ["train", "test"], "cpu", size)["train"]
-    Teachers(others, Facts(len(data.classes), data.classes, data.mean, data.std, size))
+    Teachers(others, Facts.of(data, size))
 
 
 def _absolute(teacher: str) -> str:

@@ -11,9 +11,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from mixstill.data import load_split
-from mixstill.views import normalise, to_float
 from mixstill.distill.classifier import Facts, build_student, load_classifier, save_student
 from mixstill.models import CifarResNet, write_weights
+from mixstill.views import normalise, to_float
 
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CIFAR10 = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)

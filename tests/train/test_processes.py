@@ -36,7 +36,12 @@ def in_processes(count: int, work: Callable[[Processes], Any]) -> list[Any]:
             child = os.fork()
             if child == 0:
                 try:
-                    there = {"MASTER_ADDR": "localhost", "MASTER_PORT": port, "LOCAL_RANK": str(rank)}
+                    there = {
+                        "MASTER_ADDR": "localhost",
+                        "MASTER_PORT": port,
+                        "LOCAL_RANK": str(rank),
+                        "LOCAL_WORLD_SIZE": str(count),
+                    }
                     os.environ.update(there | {"RANK": str(rank), "WORLD_SIZE": str(count)})
                     with joined() as processes:
                         result = work(processes)

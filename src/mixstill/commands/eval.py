@@ -58,9 +58,10 @@ def main(argv: list[str]) -> None:
 
     classifier = load_classifier(line.words[0], model=options.get("model"), ema="use-ema" in options)
     trained = {} if classifier.config is None else {"data": to_dict(classifier.config)["data"]}
+    cropped = {"data": {"crop_pct": classifier.crop_pct}}
     if not trained and "dataset" not in line.config.get("data", {}):
         raise UserError(f"eval: {classifier.name!r} does not tell its data set; name it with --dataset")
-    config = from_dict(merge(trained, line.config))
+    config = from_dict(merge(trained or cropped, line.config))
     data, facts = config.data, classifier.facts
     device = pick_device(config.train.device)
     resident = load_split(data, split, device, facts.input_size)

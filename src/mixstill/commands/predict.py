@@ -44,7 +44,7 @@ def main(argv: list[str]) -> None:
     model = classifier.model.to(device)
     names = facts.classes or [str(index) for index in range(facts.num_classes)]
     for image in images:
-        pixels = to_float(open_image(Path(image), facts.input_size).to(device))
+        pixels = to_float(open_image(Path(image), facts.input_size, classifier.crop_pct).to(device))
         with torch.no_grad():
             logits = prediction(model(normalise(pixels.unsqueeze(0), facts.mean, facts.std)))
         best = logits[0].float().softmax(-1).topk(min(top, facts.num_classes))

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from mixstill import rng
-from mixstill.config import DATASETS, DataConfig, ViewsConfig
+from mixstill.config import SMALL, DataConfig, ViewsConfig
 from mixstill.data.cutting import Cutting
 from mixstill.data.factory import is_iterable, worker_modules
 from mixstill.data.images import Part, statistics
@@ -28,8 +28,6 @@ from mixstill.errors import UserError, unknown
 
 SplitName: TypeAlias = Literal["train", "val", "test"]
 SPLITS: tuple[SplitName, ...] = ("train", "val", "test")
-
-_SMALL = tuple(name for name in DATASETS if name != "folder")  # held in memory at all times
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,13 +77,13 @@ def load_splits(
             raise UserError("data.val_fraction: 0.0 leaves no validation split; give a share of train, such as 0.1")
     _check_resident(config)
 
-    if config.workers and config.dataset not in _SMALL and not config.resident:
+    if config.workers and config.dataset not in SMALL and not config.resident:
         start_server(worker_modules(config))
 
     def whole(part: Part) -> _Whole:
         if is_iterable(config):
             return _feed(config, part, torch.device(device), size, views, seed)
-        if config.resident or config.dataset in _SMALL:
+        if config.resident or config.dataset in SMALL:
             return _resident(config, part, torch.device(device), size)
         return _stream(config, part, torch.device(device), size, views, seed)
 
@@ -110,7 +108,7 @@ def load_splits(
 
 def _check_resident(config: DataConfig) -> None:
     """Raises `UserError` where a data set cannot be held in memory, or is always."""
-    if config.resident is False and config.dataset in _SMALL:
+    if config.resident is False and config.dataset in SMALL:
         raise UserError(f"data.resident: False is not valid; {config.dataset} is always held in memory")
     if config.resident and is_iterable(config):
         raise UserError(f"data.resident: True is not valid; {config.dataset} can only be read one after another")

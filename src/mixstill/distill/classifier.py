@@ -13,7 +13,8 @@ import torch
 from timm.data import ImageNetInfo
 from torch import nn
 
-from mixstill.config import Config
+from mixstill.config import SMALL, Config
+from mixstill.data.split import Split
 from mixstill.distill.placement import Placement
 from mixstill.distill.student import Student
 from mixstill.errors import UserError, nearest, one_line
@@ -50,6 +51,11 @@ class Facts:
         if self.classes is not None and len(self.classes) != self.num_classes:
             raise ValueError(f"{len(self.classes)} class names for {self.num_classes} classes")
 
+    @classmethod
+    def of(cls, data: Split, input_size: int) -> Facts:
+        """The facts of what is trained on a data set at `input_size` pixels."""
+        return cls(len(data.classes), data.classes, data.mean, data.std, input_size)
+
     def differing_class(self, classes: Sequence[str]) -> str | None:
         """The first class whose name is another than in `classes`, told; None where they fit or either has no names."""
         unnamed = self.classes is None or any(all(name.isdecimal() for name in one) for one in (self.classes, classes))
@@ -67,6 +73,13 @@ class Classifier:
     facts: Facts
     name: str
     config: Config | None = None
+
+    @property
+    def crop_pct(self) -> float:
+        """The share of a photo's resized side that it is evaluated on: the centre."""
+        if self.config is not None:
+            return self.config.data.crop_pct if self.config.data.dataset not in SMALL else 1.0
+        return float(getattr(self.model, "pretrained_cfg", {}).get("crop_pct") or 1.0)
 
 
 def build_student(config: Config, num_classes: int) -> Student:

@@ -155,10 +155,12 @@ class Batches:
         return _shards(self.size, self.passes * count)[part * count : (part + 1) * count]
 
     def _request(self, epoch: int, index: int, part: int) -> Request:
-        views = self.config.views.aug_repeats  # of one sample lie side by side in the order
-        places = index * self.size + self.rows(part)[self.processes.rank]
+        views, rank = self.config.views.aug_repeats, self.processes.rank  # views of one sample come side by side
+        mine = [len(self.rows(each)[rank]) for each in range(self.passes)]
+        places = index * self.size + self.rows(part)[rank]
         order = _order(self.config.train.seed, epoch, len(self.data))
-        return Request(self.data.ids[order[places // views]], places % views, epoch)
+        before = index * sum(mine) + sum(mine[:part])
+        return Request(self.data.ids[order[places // views]], places % views, epoch, before)
 
     def _part(self, request: Request, index: int, part: int, pixels: Tensor, labels: Tensor) -> Part:
         images = self.views(pixels, request)

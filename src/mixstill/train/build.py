@@ -78,7 +78,7 @@ def build(config: Config, processes: Processes = ALONE) -> Job:
     measured: list[SplitName] = ["val", "test"] if config.data.val_fraction else ["test"]
     splits = load_splits(config.data, ["train", *measured], device, size, views=config.views, seed=config.train.seed)
     data = splits["train"]
-    facts = Facts(len(data.classes), data.classes, data.mean, data.std, size)
+    facts = Facts.of(data, size)
     student = build_student(config, facts.num_classes).to(device)
     teachers = Teachers(student.placements, facts).to(device)
     objective = Objective(

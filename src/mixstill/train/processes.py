@@ -14,6 +14,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from mixstill.errors import RunError, one_line
+
 
 @dataclass(frozen=True)
 class Processes:
@@ -89,15 +91,34 @@ def launched() -> Processes:
 def joined() -> Iterator[Processes]:
     """The processes that torchrun started, joined into a group while entered; this one alone without torchrun.
 
-    A group that exists already is used and left as it is.
+    A group that exists already is used and left as it is. Raises `RunError` where another process is gone.
     """
     processes = launched()
     fresh = processes.count > 1 and not dist.is_initialized()
-    if fresh:
-        # small things on the CPU go by gloo, gradients on a GPU by NCCL
-        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
     try:
-        yield processes
-    finally:
         if fresh:
+            _join(processes)
+        yield processes
+    except RuntimeError as error:
+        lost = isinstance(error, dist.DistError) or "gloo" in str(error)  # gloo's errors have no type of their own
+        if processes.count == 1 or not lost:
+            raise
+        raise RunError(
+            f"rank {processes.rank}: the other processes cannot be reached: {one_line(error, 160)}"
+        ) from error
+    finally:
+        if fresh and dist.is_initialized():
             dist.destroy_process_group()
+
+
+def _join(processes: Processes) -> None:
+    # small things on the CPU go by gloo, gradients on a GPU by NCCL
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    if os.environ.get("LOCAL_WORLD_SIZE") != os.environ.get("WORLD_SIZE"):
+        dist.init_process_group(backend)
+        return
+    # Processes that torchrun started again would find the addresses of the dead ones in its store (pytorch #135712).
+    # The number of the restart keeps them apart; it is the same for all processes of one machine only.
+    store, rank, count = next(dist.rendezvous("env://"))
+    store = dist.PrefixStore(f"restart-{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=count)
