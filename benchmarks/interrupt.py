@@ -23,10 +23,8 @@ import argparse
 import json
 import math
 import os
-import platform
 import random
 import resource
-import shlex
 import shutil
 import signal
 import subprocess
@@ -44,6 +42,7 @@ from typing import Any
 import safetensors.torch
 import torch
 from attempt import PATIENCE, Attempt, Ended
+from provenance import provenance
 
 from mixstill.config import Config
 from mixstill.distill.classifier import Facts, build_student, save_student
@@ -413,10 +412,7 @@ def main() -> int:
             reports[count] = campaign.interrupt(count, share or max(options.times // (5 if 1 in counts else 1), 1))
     failures = [failure for report in reports.values() for failure in report.failures]
     result = {
-        "command": shlex.join(["python", *sys.argv]),
-        "commit": subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip(),
-        "machine": {"cpu": platform.machine(), "cores": os.cpu_count(), "python": platform.python_version()}
-        | {"torch": torch.__version__},
+        **provenance(torch.device("cpu"), options.output),
         "seed": seed,
         "seconds": round(time.monotonic() - began, 1),
         "full_disk": "a tmpfs of 64 MB" if disk else "left out: no tmpfs may be mounted here",

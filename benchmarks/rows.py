@@ -11,9 +11,10 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import subprocess
 from pathlib import Path
 from typing import Any
+
+from provenance import head
 
 
 def main() -> None:
@@ -26,15 +27,11 @@ def main() -> None:
     parser.add_argument("--commit", help="what the runs were made with, where it is not what is checked out")
     options = parser.parse_args()
     if options.row:
-        commit = options.commit or _head()
+        commit = options.commit or head()
         rows = dict(_row(text) for text in options.row)
         result = {"commands": options.command, "commit": commit, "note": options.note, "rows": rows}
         options.file.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     print(table(json.loads(options.file.read_text(encoding="utf-8"))))
-
-
-def _head() -> str:
-    return subprocess.run(["git", "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
 
 
 def _row(text: str) -> tuple[str, dict[str, Any]]:

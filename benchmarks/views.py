@@ -12,11 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
-import shlex
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +20,7 @@ from typing import Any
 
 import torch
 from PIL import Image, ImageOps
+from provenance import provenance
 from sklearn.datasets import load_sample_images
 from timm.data import create_transform
 from timm.data.auto_augment import RandAugment
@@ -35,7 +32,6 @@ from torchvision.transforms import RandomCrop
 from mixstill import rng
 from mixstill.config import DataConfig, ViewsConfig
 from mixstill.data.cifar import load_cifar
-from mixstill.train.device import machine
 from mixstill.views import erase, normalise, to_float, train_views
 
 AA, REPROB, PAD = "rand-m9-mstd0.5-inc1", 0.25, 4
@@ -67,19 +63,12 @@ def main() -> None:
             f"{row['ratio']['median']:.2f} times as fast"
         )
     if options.output:
-        result = {
-            "command": command(options.data_dir),
-            "commit": head(),
-            "machine": machine(torch.device("cpu")) | {"processor": processor(), "workers": WORKERS},
+        result = provenance(torch.device("cpu"), options.data_dir) | {
+            "workers": WORKERS,
             "policy": {"aa": AA, "reprob": REPROB, "hflip": 0.5},
             "rows": rows,
         }
         options.output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-
-
-def command(data_dir: Path | None) -> str:
-    """What was typed, but for where the data lie."""
-    return shlex.join("DIR" if data_dir and word == str(data_dir) else word for word in ["python", *sys.argv])
 
 
 def load(size: int, count: int, data_dir: Path | None) -> Tensor:
@@ -181,22 +170,6 @@ def theirs(pixels: Tensor, size: int, batch_size: int) -> Callable[[int], int]:
         return sum(len(views) for views in loader)
 
     return run
-
-
-def head() -> str:
-    """The commit that is checked out."""
-    return subprocess.run(["git", "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
-
-
-def processor() -> str:
-    """The processor's name where the system tells it, and its cores."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = {line.partition(":")[2].strip() for line in lines if line.startswith("model name")}
-    cores = sum(line.startswith("processor") for line in lines)
-    return f"{', '.join(sorted(names)) or platform.processor()}, {cores} cores"
 
 
 if __name__ == "__main__":

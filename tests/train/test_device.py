@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mixstill.errors import UserError
-from mixstill.train.device import machine, pick_device
+from mixstill.train.device import machine, pick_device, threads
 
 
 def test_a_device_is_picked_by_its_name() -> None:
@@ -32,3 +32,12 @@ def test_the_machine_of_a_figure_can_be_written_as_json() -> None:
     assert about["threads"] == torch.get_num_threads()
     assert torch.__version__.startswith(about["versions"]["torch"])
     assert set(about["versions"]) == {"mixstill", "torch", "timm"}
+
+
+def test_threads_are_put_back() -> None:
+    before = torch.get_num_threads()
+    with threads(before + 1):
+        assert torch.get_num_threads() == before + 1
+    assert torch.get_num_threads() == before
+    with threads(None):
+        assert torch.get_num_threads() == before

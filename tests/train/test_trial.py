@@ -19,7 +19,6 @@ from mixstill.train.trial import (
     logits_size,
     peak_memory,
     teacher_warnings,
-    threads,
     time_epoch_regulariser,
     time_evaluation,
     time_steps,
@@ -174,15 +173,6 @@ def test_peak_memory_is_what_is_held_at_most() -> None:
     assert 50e6 < before < there
     block = torch.ones(before // 4 + 10_000_000)  # float32: more than was ever held
     assert peak_memory(torch.device("cpu"))[0] > max(before, 4 * len(block))
-
-
-def test_threads_are_put_back() -> None:
-    before = torch.get_num_threads()
-    with threads(before + 1):
-        assert torch.get_num_threads() == before + 1
-    assert torch.get_num_threads() == before
-    with threads(None):
-        assert torch.get_num_threads() == before
 
 
 # --- warnings ---

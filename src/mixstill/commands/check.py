@@ -75,8 +75,9 @@ class Report:
 def _check(line: CommandLine, count: int | None, processes: Processes, report: Report, folder: Path) -> None:
     from mixstill.teaching import teachers_as_they_stand
     from mixstill.train.build import build
+    from mixstill.train.device import threads
     from mixstill.train.run import check_output
-    from mixstill.train.trial import checkpoint_cost, threads, time_steps
+    from mixstill.train.trial import checkpoint_cost, time_steps
 
     recipe = line.words[0] if line.words else DEFAULT_RECIPE
     config = recipes.load(recipe, line.config)

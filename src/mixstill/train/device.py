@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import metadata
 from typing import Any
 
@@ -33,6 +35,17 @@ def pick_device(name: str) -> torch.device:
             f"train.device: {name!r} is not there; this machine has {torch.cuda.device_count()} CUDA devices"
         )
     return device
+
+
+@contextmanager
+def threads(count: int | None) -> Iterator[None]:
+    """`count` CPU threads while entered; None leaves them as they are."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def machine(device: torch.device) -> dict[str, Any]:

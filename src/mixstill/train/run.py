@@ -5,14 +5,10 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
-
-import torch
 
 from mixstill.config import Config
 from mixstill.distill.classifier import EMA_FILE, WEIGHTS_FILE, save_student
@@ -20,7 +16,7 @@ from mixstill.errors import RunError, UserError, one_line
 from mixstill.files import write_json
 from mixstill.schema import differences, from_dict, read_yaml, to_dict, write_yaml
 from mixstill.train.build import build, count_parameters
-from mixstill.train.device import machine
+from mixstill.train.device import machine, threads
 from mixstill.train.evaluate import main_head, plain
 from mixstill.train.journal import Journal
 from mixstill.train.loop import fit
@@ -90,20 +86,9 @@ def train(
     before = saved_summary(path) if resume else None
     if before is not None and before["complete"]:
         return before
-    with _threads(config.train.threads), joined() as processes:
+    with threads(config.train.threads), joined() as processes:
         display = Display(path.name, quiet=quiet or not processes.main)
         return _train(config, path, display, resume, processes, tracker)
-
-
-@contextmanager
-def _threads(count: int | None) -> Iterator[None]:
-    """`count` CPU threads while entered; None leaves them as they are."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _train(

@@ -12,7 +12,6 @@ import shutil
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice, pairwise
 from pathlib import Path
@@ -47,17 +46,6 @@ class Steps:
     mean: float
     median: float
     shares: dict[str, float]
-
-
-@contextmanager
-def threads(count: int | None) -> Iterator[None]:
-    """`count` CPU threads while entered; None leaves them as they are."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def examiner(job: Job, samples: int) -> Examiner:
