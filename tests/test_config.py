@@ -104,6 +104,19 @@ def test_a_float_without_a_point_is_a_float_in_a_file(tmp_path) -> None:
         ({"optim": {"lr": "nan"}}, ["optim.lr", "nan"]),
         ({"optim": {"lr": float("inf")}}, ["optim.lr", "inf"]),
         ({"views": {"scale": [0.9]}}, ["views.scale", "2 elements", "0.9"]),
+        (
+            {"views": {"cutmix_minmax": [0.2]}},
+            ["views.cutmix_minmax: [0.2] is not valid; it must be 2 numbers or none"],
+        ),
+        ({"optim": {"opt_betas": ["x"]}}, ["optim.opt_betas: ['x'] is not valid; it must be numbers or none"]),
+        ({"optim": {"opt_eps": "x"}}, ["optim.opt_eps: 'x' is not valid; it must be a number or none"]),
+        ({"train": {"max_steps": "x"}}, ["train.max_steps: 'x' is not valid; it must be a whole number or none"]),
+        ({"data": {"resident": "x"}}, ["data.resident: 'x' is not valid; it must be true or false or none"]),
+        ({"train": {"ema_warmup": True}}, ["train.ema_warmup: True is not valid; it must be with train.ema_decay"]),
+        (
+            {"optim": {"no_decay": ["*"], "decay_all": True}},
+            ["optim.no_decay: ('*',) is not valid; it must be empty beside optim.decay_all"],
+        ),
         ({"model": {"kwargs": 5}}, ["model.kwargs", "dict", "5"]),
         ({"distill": {"teachers": 5}}, ["distill.teachers", "5"]),
         ({"distill": {"teachers": "'a"}}, ["distill.teachers", "'a", "No closing quotation"]),
@@ -237,10 +250,9 @@ def another(leaf: Field) -> object:
 @pytest.mark.parametrize("name", list(fields()))
 def test_each_difference_is_listed_but_those_that_a_resumed_run_may_have(name) -> None:
     section, leaf = name.split(".")
-    base = from_dict({"views": {"aug_repeats": 2}})  # views.resplit needs it
-    new = from_dict(merge({"views": {"aug_repeats": 2}}, {section: {leaf: another(fields()[name])}}))
-    if name == "views.aug_repeats":
-        base, new = Config(), from_dict({"views": {"aug_repeats": 2}})
+    needed = {"views.resplit": {"views": {"aug_repeats": 2}}, "train.ema_warmup": {"train": {"ema_decay": 0.5}}}
+    below = needed.get(name, {})
+    base, new = from_dict(below), from_dict(merge(below, {section: {leaf: another(fields()[name])}}))
     was, now = to_dict(base)[section][leaf], to_dict(new)[section][leaf]
     assert was != now
     expected = [] if name in FREE_ON_RESUME else [f"{name}: {was!r} -> {now!r}"]

@@ -102,5 +102,6 @@ def test_the_help_has_a_line_for_every_field_with_its_aliases_choices_and_defaul
         assert leaf.help in text
     for alias in ALIASES:
         assert f"--{alias}" in text
-    assert "--optim.opt, --opt\n      the optimizer; sgd is with Nesterov momentum (adamw, sgd) [adamw]" in text
-    assert "[0.9 0.999]" in text
+    shown = "--distill.kind, --distillation-type\n      the teacher's argmax, or its tempered distribution (hard, soft)"
+    assert f"{shown} [hard]" in text
+    assert "[0.08 1.0]" in text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -43,7 +44,7 @@ def main(argv: Sequence[str]) -> int:
     except RunError as error:
         return _say(error, 1)
     except InterruptedRun as error:
-        return _say(error, 128 + error.signal)
+        return _say(error, 128 + error.signal) if os.environ.get("RANK", "0") == "0" else 128 + error.signal
     except KeyboardInterrupt:
         return _say(RunError("interrupted"), 130)
     except BrokenPipeError:
@@ -61,7 +62,8 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _say(error: BaseException, code: int) -> int:
-    print(f"mixstill: {one_line(error, 1000)}", file=sys.stderr)
+    rank = os.environ.get("RANK", "0")
+    print(f"mixstill{f' (rank {rank})' * (rank != '0')}: {one_line(error, 1000)}", file=sys.stderr)
     return code
 
 

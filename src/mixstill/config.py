@@ -51,7 +51,8 @@ class DataConfig:
     """What is trained and evaluated on."""
 
     dataset: str = option(
-        "digits", "digits, cifar10, cifar100, folder, or a scheme of timm: hfds/NAME, hfids/NAME, wds/NAME, torch/NAME"
+        "digits",
+        "digits, cifar10, cifar100, folder, or a scheme of timm: hfds/, hfids/, tfds/, torch/, wds/ and a name",
     )
     data_dir: str | None = option(None, "where the data set lies")
     train_split: str = option("train", "name of the split to train on, in a scheme of timm")
@@ -217,6 +218,9 @@ class OptimConfig:
             self.lr_base_size is None or self.lr_base_size > 0, "optim.lr_base_size", self.lr_base_size, "positive"
         )
         _require(self.opt_eps is None or self.opt_eps > 0, "optim.opt_eps", self.opt_eps, "positive")
+        _require(
+            not (self.no_decay and self.decay_all), "optim.no_decay", self.no_decay, "empty beside optim.decay_all"
+        )
         betas = self.opt_betas
         _require(betas is None or all(0 <= beta < 1 for beta in betas), "optim.opt_betas", betas, "in [0, 1) each")
         for name in ("weight_decay", "warmup_epochs", "warmup_lr", "min_lr"):
@@ -261,6 +265,7 @@ class TrainConfig:
             _require(value is None or value > 0, f"train.{name}", value, "positive")
         _require(0 <= self.smoothing < 1, "train.smoothing", self.smoothing, "in [0, 1)")
         _require(self.ema_decay is None or 0 < self.ema_decay < 1, "train.ema_decay", self.ema_decay, "in (0, 1)")
+        _require(not self.ema_warmup or self.ema_decay is not None, "train.ema_warmup", True, "with train.ema_decay")
         _require(0 <= self.seed < 2**64, "train.seed", self.seed, "in [0, 2**64)")
 
 

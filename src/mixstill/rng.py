@@ -36,6 +36,7 @@ class Domain(IntEnum):
     COLOR_JITTER = 10
     ERASE = 11
     NOISE = 12
+    DROP_PATH = 13
 
 
 def philox(counter: Tensor, key: tuple[int, int]) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,7 +21,8 @@ from mixstill.files import write_atomically
 
 RawConfig = dict[str, Any]
 
-# What a resumed run may change: it does not touch the mathematics of the run.
+# What a resumed run may change: it does not touch the mathematics of the run. (device_batch_size does for mi alone: the
+# mutual information is that of the samples of one pass.)
 FREE_ON_RESUME = (
     "data.data_dir",
     "data.download",
@@ -34,6 +36,10 @@ FREE_ON_RESUME = (
     "train.eval_batch_size",
     "train.checkpoint_interval",
 )
+
+
+# Fields that files of earlier versions have.
+REMOVED = ("data.skip_corrupt", "train.micro_batches")
 
 
 @dataclass(frozen=True)
@@ -97,8 +103,16 @@ def from_dict(raw: Mapping[str, Any]) -> Config:
     try:
         namespace = _parser().parse_object(merged)
     except (jsonargparse.ArgumentError, TypeError) as error:
-        raise UserError(_explain(one_line(error))) from error
+        raise UserError(_explain(one_line(error), merged)) from error
     return Config(**vars(_parser().instantiate(namespace)))
+
+
+def without_removed(raw: Mapping[str, Any]) -> RawConfig:
+    """`raw` without the fields that there were only in earlier versions."""
+    return {
+        section: {name: value for name, value in values.items() if f"{section}.{name}" not in REMOVED}
+        for section, values in raw.items()
+    }
 
 
 def _checked(name: str, value: Any) -> Any:
@@ -126,11 +140,25 @@ def _words(name: str, text: str) -> list[str]:
         raise UserError(f"{name}: {text!r} cannot be split into words: {one_line(error)}") from error
 
 
-def _explain(message: str) -> str:
+def _explain(message: str, raw: RawConfig) -> str:
     """jsonargparse's message with its parser's words taken out."""
+    optional = re.search(r'Parser key "(\w+)\.(\w+)": Does not validate against any of the Union', message)
+    if optional is not None:
+        section, name = optional.groups()
+        kinds = get_args(fields()[f"{section}.{name}"].type)
+        wanted = " or ".join(_kind(kind) for kind in kinds)
+        return f"{section}.{name}: {raw[section][name]!r} is not valid; it must be {wanted}"
     for old, new in (('Parser key "', ""), ('": ', ": "), ("<class '", ""), ("'>", ""), ("Expected a ", "expected ")):
         message = message.replace(old, new)
     return message.replace(". Got value: ", ", got ")
+
+
+def _kind(kind: Any) -> str:
+    """A type of a field in words."""
+    if get_origin(kind) is tuple:
+        inner = get_args(kind)
+        return "numbers" if Ellipsis in inner else f"{len(inner)} numbers"
+    return {int: "a whole number", float: "a number", str: "text", bool: "true or false"}.get(kind, "none")
 
 
 def to_dict(config: Config) -> RawConfig:

@@ -8,8 +8,10 @@ import pytest
 
 from mixstill import recipes
 from mixstill.commands import check as module
+from mixstill.distill import teachers as distilling
 from mixstill.distill.classifier import load_classifier, save_student
 from mixstill.schema import write_yaml
+from mixstill.train import build as building
 from mixstill.train.run import train
 
 SECTIONS = ["student", "data", "teachers", "loss", "time", "memory", "disk"]
@@ -67,7 +69,7 @@ def test_every_section_is_told_with_the_run_s_own_numbers(check, tiny_recipe, tr
     assert (said.code, said.err) == (0, "")
     found = sections(said.out)
     uneven, over = found.pop("warning")
-    assert uneven.startswith("a batch of 10 does not split evenly over 1 processes in 2 passes: parts of [4, 6]")
+    assert uneven.startswith("a batch of 10 does not split evenly over 1 process in 2 passes: parts of [4, 6]")
     assert over == "train.device_batch_size 5 cannot be kept: 6 samples at once"
     assert list(found) == SECTIONS
     assert found["student"] == [
@@ -78,7 +80,7 @@ def test_every_section_is_told_with_the_run_s_own_numbers(check, tiny_recipe, tr
     assert found["data"] == [
         "digits: 40 train, 596 test images of 10 classes",
         "batches of 10, 4 steps per epoch, 8 in 2 epochs",
-        "a batch of 10 is worked on by 1 processes in 2 passes, 6 samples at once",
+        "a batch of 10 is worked on by 1 process in 2 passes, 6 samples at once",
     ]
     top1, facts = found["teachers"]
     assert top1.startswith("able: 9")
@@ -137,6 +139,49 @@ def test_a_recipe_without_a_run_is_taken_untrained_and_a_finished_one_is_examine
     assert "digits-teacher: " in said.out
     assert "not trained yet" not in said.out
     assert not (tmp_path / "runs" / "digits").exists()
+
+
+class Unsized:
+    """A split that does not tell its size, as that of a stream."""
+
+    def __init__(self, split) -> None:
+        self.split = split
+
+    def __getattr__(self, name):
+        return getattr(self.split, name)
+
+    def __len__(self) -> int:
+        return 0
+
+
+def test_a_test_split_of_unknown_size_is_told(check, tiny_recipe, trained, monkeypatch) -> None:
+    load = building.load_splits
+
+    def unsized(*given, **named):
+        splits = load(*given, **named)
+        return splits | {"test": Unsized(splits["test"])}
+
+    monkeypatch.setattr(building, "load_splits", unsized)
+    recipe = tiny_recipe({"distill.teachers": [f"{trained}@last"], "train.ema_decay": 0.9})
+    said = check(recipe)
+    assert (said.code, said.err) == (0, "")
+    found = sections(said.out)
+    assert found["data"][0] == "digits: 40 train images of 10 classes; size of test not known"
+    warning = "size of test not known: evaluating it is forecast from what was timed, and may take longer"
+    assert found["warning"] == [warning]
+    about = json.loads(check(recipe, "--json").out)
+    assert about["data"]["images"] == {"train": 40, "test": None}
+    assert about["warnings"] == [warning]
+    assert about["time"]["total"] > 8 * about["time"]["step"] + 3 * about["time"]["evaluation"] > 0
+
+
+def test_each_teacher_is_loaded_once(check, tiny_recipe, trained, monkeypatch) -> None:
+    load, loaded = distilling.load_classifier, []
+    monkeypatch.setattr(distilling, "load_classifier", lambda source: loaded.append(source) or load(source))
+    said = check(tiny_recipe({"distill.teachers": [f"{trained}@0", f"{trained}@last"]}))
+    assert said.code == 0
+    assert "class names fit" in said.out
+    assert loaded == [str(trained)]
 
 
 def test_a_teacher_at_chance_ends_it_with_the_likely_cause(check, tiny_recipe, broken) -> None:

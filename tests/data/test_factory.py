@@ -14,7 +14,7 @@ from torchvision import datasets
 
 from mixstill.config import DataConfig
 from mixstill.data import Request, factory, load_split, load_splits
-from mixstill.errors import RunError, UserError
+from mixstill.errors import DataError, RunError, UserError
 
 
 def splits(dataset, root, names=("train", "test"), **fields):
@@ -104,6 +104,36 @@ def test_tar_files_with_other_classes_are_refused(tar_folder, photo_folder, tmp_
         splits("folder", tmp_path)
 
 
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_tar_file_without_images_is_told(photo_folder, tmp_path, nested):
+    for part in ("train", "val"):
+        with tarfile.open(tmp_path / f"{part}.tar", "w") as tar:
+            if nested:
+                tar.add(photo_folder / "train/ant/00.jpg", arcname=".git/00.jpg")
+    with pytest.raises(UserError, match=rf"^data.data_dir: {tmp_path}/val.tar has no images; expected are CLASS/IMAGE"):
+        splits("folder", tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["folder", "tar"])
+def test_what_is_hidden_is_no_part_of_a_folder(write_folder, tmp_path, kind):
+    root = write_folder(tmp_path / ".hidden")
+    for name in ("train/.git/a.jpg", "train/ant/._00.jpg", "val/bee/.cache/a.jpg"):
+        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).write_bytes(b"no image")
+    if kind == "tar":
+        for part in ("train", "val"):
+            with tarfile.open(root / f"{part}.tar", "w") as tar:
+                tar.add(root / part, arcname=".")
+            shutil.rmtree(root / part)
+    both = splits("folder", root)
+    for split, count in (("train", 12), ("test", 6)):
+        assert both[split].classes == ("ant", "bee", "cow")
+        assert len(both[split]) == count
+        for index in range(count):
+            number = int(both[split].photos.name(index)[-6:-4])
+            assert both[split].photos.open(index)[1] == number % 3
+
+
 # Data sets of the hub, from a local folder
 
 
@@ -142,6 +172,15 @@ def test_rows_of_the_hub(write_hub, encoded_photos, tmp_path, workers):
     ((_, seen),) = both["test"].eval_batches(4)
     assert seen.tolist() == [0, 2]
     assert both["train"].photos.name(3) == "train row 3"
+
+
+def test_the_hub_is_opened_without_progress_bars(write_hub, encoded_photos, tmp_path, capfd):
+    hub = pytest.importorskip("datasets")
+    name = f"hfds/{write_hub(tmp_path / 'Set', encoded_photos[:4], [0, 1, 2, 1])}"
+    capfd.readouterr()
+    splits(name, tmp_path / "cache", ["train"])
+    assert capfd.readouterr().err == ""
+    assert not hub.are_progress_bars_disabled()
 
 
 def test_keys_and_split_names_of_the_hub_are_those_of_the_config(write_hub, encoded_photos, tmp_path):
@@ -230,14 +269,17 @@ def test_a_set_that_cannot_list_its_labels_has_no_validation_split(photo_folder,
             return 2
 
         def __getitem__(self, index):
-            return Image.new("RGB", (30, 30)), 5
+            return Image.new("RGB", (30, 30)), 5 * index
 
     monkeypatch.setattr(factory, "create_dataset", lambda *_, **__: Unlisted())
     for field, value in (("val_fraction", 0.5), ("samples_per_class", 1)):
         with pytest.raises(UserError, match=rf"data.{field}: {value} is not valid; the labels of torch/inat"):
             splits("torch/inat", photo_folder, ["train"], **{field: value})
-    with pytest.raises(UserError, match="a sample has the label 5; they lie in 0 to 1"):
-        list(splits("torch/inat", photo_folder, ["train"])["train"].eval_batches(2))
+    train = splits("torch/inat", photo_folder, ["train"])["train"]
+    wanted = Request(torch.arange(2), torch.zeros(2, dtype=torch.int64), 0)
+    for batches in (train.eval_batches(2), train.load([wanted])):
+        with pytest.raises(DataError, match="data: train sample 1 has the label 5; they lie in 0 to 1"):
+            list(batches)
 
 
 @pytest.mark.parametrize(

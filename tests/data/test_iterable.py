@@ -1,9 +1,12 @@
 """Sets that come one sample after another: their order, what a resumed epoch gets, and broken images on the way."""
 
+import importlib
 import io
 import json
+import re
 import sys
 import tarfile
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +16,7 @@ from PIL import Image
 from mixstill.config import DataConfig, ViewsConfig
 from mixstill.data import Request, load_split, load_splits
 from mixstill.data.cutting import Cutting
+from mixstill.data.shards import check_shards
 from mixstill.errors import DataError, UserError
 
 SHARDS, PER_SHARD = 4, 6
@@ -122,8 +126,8 @@ def test_broken_images_of_shards_are_left_out_and_named(shards, workers):
     train = wds(root, workers=workers, max_corrupt=2)
     seen = labels_of(train.load(requests(3, (N,))))
     assert set(seen[:N]) == set(range(N)) - {3, 8}
-    names = sorted(line.partition(": Handling")[0] for line in train.corrupt)
-    assert names == [f"{root}/set-0.tar: 003", f"{root}/set-1.tar: 008"]
+    names = sorted(line for line in train.corrupt)
+    assert names == [f"{root}/set-{shard}: not an image" for shard in ("0.tar: 003", "1.tar: 008")]
     with pytest.raises(DataError, match=r"data: 2 corrupt images, more than data.max_corrupt 1; the first: .*set-"):
         list(wds(root, workers=workers, max_corrupt=1).load(requests(1, (N,))))
     test = wds(root, "test", max_corrupt=2)
@@ -154,10 +158,51 @@ def test_what_an_iterable_set_cannot_do_is_told(shards):
         wds(root, train_split="training")
 
 
-def test_a_label_beyond_the_classes_is_told(shards):
-    config = DataConfig(dataset="wds/set", data_dir=str(shards()), num_classes=3, workers=0)
-    with pytest.raises(UserError, match=r"a sample has the label \d+; they lie in 0 to 2"):
-        list(load_split(config, "train", "cpu", 24).load(requests(1)))
+@pytest.mark.parametrize("part", ["train", "test"])
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_label_beyond_the_classes_is_told_with_its_sample(shards, part, workers):
+    root = shards()
+    config = DataConfig(dataset="wds/set", data_dir=str(root), num_classes=3, workers=workers)
+    split = load_split(config, part, "cpu", 24)
+    expected = rf"^data: {root}/set-(\d).tar: 0(\d\d) has the label (\d+); they lie in 0 to 2$"
+    with pytest.raises(DataError, match=expected) as caught:
+        list(split.load(requests(1)) if part == "train" else split.eval_batches(8))
+    shard, key, label = map(int, re.match(expected, str(caught.value)).groups())
+    assert key == label
+    assert shard == key // PER_SHARD
+
+
+def test_shards_that_are_not_there_are_told_at_once(shards):
+    root = shards()
+    for part in ("train", "test"):
+        fields = {f"{part}_split": "sat-{0..3}.tar", "num_samples": N}
+        expected = rf"^data.{part}_split: 'sat-{{0..3}}.tar': no shard '{root}/sat-0.tar'; did you mean 'set-0.tar'\?$"
+        with pytest.raises(UserError, match=expected):
+            wds(root, part, **fields)
+    with pytest.raises(UserError, match=r"no shard '.*/set-4.tar'"):
+        wds(root, train_split="set-{0..4}.tar", num_samples=N)
+
+
+@pytest.mark.parametrize("kind", ["gone", "short"])
+def test_a_shard_that_fails_is_named_once(shards, kind):
+    root = shards()
+    train = wds(root, workers=0)
+    shard = root / "set-2.tar"
+    if kind == "gone":
+        shard.unlink()
+    else:
+        shard.write_bytes(shard.read_bytes()[:700])
+    with pytest.raises(DataError) as caught:
+        list(train.load(requests(1, (N,))))
+    why = {"gone": "No such file or directory", "short": "unexpected end of data"}[kind]
+    expected = f"data: 1 corrupt image, more than data.max_corrupt 0; the first: shard {shard}: {why}"
+    assert str(caught.value) == expected
+
+
+def test_no_remark_is_made_of_a_missing_info_file(shards, caplog, capfd):
+    wds(shards(info=False), train_split="set-{0..3}.tar", num_samples=N)
+    assert not caplog.records
+    assert capfd.readouterr().err == ""
 
 
 # Streams of the hub, from a local folder of images, which the hub's library reads as one shard
@@ -209,5 +254,37 @@ def test_broken_images_of_a_stream_are_left_out_and_counted_once(write_folder, t
 
 def test_more_workers_than_shards_are_told(photo_folder):
     pytest.importorskip("datasets")
-    with pytest.raises(DataError, match=r"data: .*1 shard.*Reduce the number of loader workers"):
-        list(hfids(photo_folder, workers=2).load(requests(1)))
+    with pytest.raises(UserError, match=r"^data.workers: 2 is not valid; .* has 1 shard for 1 process: at most 1$"):
+        hfids(photo_folder, workers=2)
+    assert len(hfids(photo_folder, "test", workers=2)) == 12
+
+
+@pytest.mark.parametrize(("shards", "world", "most"), [(4, 1, 4), (4, 2, 2), (5, 2, 5), (1, 2, 1)])
+def test_the_largest_number_of_workers_is_what_timm_takes(shards, world, most):
+    datasets = pytest.importorskip("datasets")
+    reader = importlib.import_module("timm.data.readers.reader_hfids").ReaderHfids.__new__(
+        importlib.import_module("timm.data.readers.reader_hfids").ReaderHfids
+    )
+    rows = datasets.Dataset.from_dict({"label": list(range(20))})
+    vars(reader).update(
+        name="x", split="train", download=False, is_training=True, worker_info=1, dist_rank=0, common_seed=1,
+        dist_num_replicas=world, shuffle_size=4,
+        builder=SimpleNamespace(as_streaming_dataset=lambda split: rows.to_iterable_dataset(num_shards=shards)),
+    )  # fmt: skip
+    for workers in range(most + 2):
+        config = DataConfig(dataset="hfids/x", workers=workers)
+        reader.num_workers, reader.global_num_workers = max(1, workers), world * max(1, workers)
+        if workers <= most:
+            reader._lazy_init()
+            check_shards(config, "train", reader, world)
+            continue
+        with pytest.raises(RuntimeError, match="Reduce the number"):
+            reader._lazy_init()
+        with pytest.raises(UserError, match=rf"data.workers: {workers} is not valid; .*: at most {most}$"):
+            check_shards(config, "train", reader, world)
+
+
+def test_a_split_that_a_stream_does_not_have_is_told_at_once(photo_folder):
+    pytest.importorskip("datasets")
+    with pytest.raises(UserError, match=r"^data.train_split: 'trian' of 'hfids/.*' cannot be opened: .*train"):
+        hfids(photo_folder, train_split="trian")

@@ -358,6 +358,13 @@ def test_folders_with_other_classes_name_the_difference(tmp_path):
         folder(tmp_path)
 
 
+def test_one_differing_class_is_one_class(tmp_path):
+    write_class_folders(tmp_path / "train", ("ant", "bee"))
+    write_class_folders(tmp_path / "test", ("ant",))
+    with pytest.raises(UserError, match="differ in 1 class: bee"):
+        folder(tmp_path)
+
+
 def test_a_wrong_layout_is_told_the_expected_one(tmp_path):
     write_class_folders(tmp_path)
     with pytest.raises(UserError, match=r"has no train folder; expected are train/CLASS/IMAGE and test/CLASS/IMAGE"):

@@ -43,11 +43,11 @@ def same(these, those):
     )
 
 
-@pytest.mark.parametrize("crop", ["rrc", "pad"])
+@pytest.mark.parametrize("crop", ["rrc", "pad", "src"])
 def test_a_request_gets_the_cuts_of_its_samples(photo_folder, encoded_photos, crop):
     views = ViewsConfig(crop=crop)
     train = stream(photo_folder, views=views)
-    assert train.cropped == (crop == "rrc")
+    assert train.cropped == (crop != "pad")
     assert train.classes == ("ant", "bee", "cow")
     assert train.mean == (0.485, 0.456, 0.406)
     names = [train.photos.name(index) for index in range(12)]
@@ -209,12 +209,14 @@ def test_too_many_broken_images_end_the_run(broken_folder, workers, limit, words
     assert str(caught.value) == expected
 
 
-def test_a_set_of_which_nothing_can_be_read_ends_the_run(write_folder, tmp_path):
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_set_of_which_nothing_can_be_read_ends_the_run(write_folder, tmp_path, workers):
     root = write_folder(tmp_path)
     for file in root.glob("train/*/*"):
         file.write_bytes(b"")
-    with pytest.raises(DataError, match="no image of 12 can be read"):
-        next(stream(root, max_corrupt=100, workers=1).load([request([3])]))
+    with pytest.raises(DataError) as caught:
+        next(stream(root, max_corrupt=100, workers=workers).load([request([3])]))
+    assert str(caught.value) == f"data: no image of 12 can be read; the first: {root}/train/ant/09.jpg: not an image"
 
 
 def test_evaluation_leaves_broken_images_out(broken_folder):

@@ -6,6 +6,11 @@ import subprocess
 import sys
 import time
 
+import pytest
+
+from mixstill.data import workers
+from mixstill.errors import RunError
+
 SCRIPT = """
 import signal, sys, torch
 from mixstill.config import DataConfig, ViewsConfig
@@ -60,3 +65,49 @@ def test_workers_heed_no_ctrl_c_and_end_with_the_process_that_they_read_for(phot
             process.kill()
             process.wait()
         assert is_gone(process.pid, within=20)
+
+
+LOAD = """
+import sys, torch
+from mixstill.config import DataConfig
+from mixstill.data import Request, load_split
+
+if __name__ == "__main__":
+    config = DataConfig(dataset="folder", data_dir=sys.argv[1], workers=1)
+    wanted = Request(torch.arange(4), torch.zeros(4, dtype=torch.int64), 0)
+    print(len(next(load_split(config, "train", "cpu", 24).load([wanted]))[1]))
+"""
+
+
+def test_workers_import_nothing_from_the_current_folder(photo_folder, tmp_path):
+    (tmp_path / "here").mkdir()
+    for name in ("grp", "timm"):
+        (tmp_path / "here" / f"{name}.py").write_text("raise SystemExit(7)")
+    script = tmp_path / "load.py"
+    script.write_text(LOAD)
+    command = [sys.executable, str(script), str(photo_folder)]
+    done = subprocess.run(command, cwd=tmp_path / "here", capture_output=True, text=True, timeout=60, check=False)
+    assert (done.stdout, done.returncode) == ("4\n", 0), done.stderr
+
+
+@pytest.mark.parametrize("error", [EOFError("unexpected EOF"), OSError(24, "Too many open files")])
+def test_workers_that_cannot_be_started_are_told_in_one_line(monkeypatch, error):
+    class Loader:
+        def __iter__(self):
+            raise error
+
+    with pytest.raises(RunError, match=r"^data.workers: worker processes cannot be started: .*; --workers 0 reads"):
+        next(workers._results(Loader()))
+
+
+class Killing:
+    """Ends the worker that reads it, as the kernel does where memory runs out."""
+
+    def __getitem__(self, task):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_killed_worker_is_told_with_its_likely_causes():
+    expected = r"^data: DataLoader worker .*[Kk]illed.*; perhaps for want of memory or of room in /dev/shm: fewer --wor"
+    with pytest.raises(RunError, match=expected):
+        list(workers.read_in_order(Killing(), [0], 1, pin=False))

@@ -1,7 +1,7 @@
 """Classifiers from every kind of source; nothing here reaches a network."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -24,7 +24,7 @@ from mixstill.distill.student import Student
 from mixstill.errors import UserError
 from mixstill.models import CifarResNet, read_weights, write_weights
 from mixstill.models.create import pixels
-from mixstill.schema import from_dict, write_yaml
+from mixstill.schema import from_dict, to_dict, write_yaml
 
 FACTS = Facts(3, ("ant", "bee", "cat"), (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), 12)
 
@@ -81,6 +81,23 @@ def test_a_students_first_weights_depend_on_the_seed_alone(seed):
     second, other = build_student(config, 3).state_dict(), build_student(make_config(), 3).state_dict()
     assert all(torch.equal(second[key], value) for key, value in first.items())
     assert not torch.equal(other["backbone.stem.proj.weight"], first["backbone.stem.proj.weight"])
+
+
+def test_weights_of_an_earlier_version_load(tmp_path) -> None:
+    config = make_config()
+    old = to_dict(config)
+    old["data"]["skip_corrupt"] = old["train"]["micro_batches"] = 1
+    student = build_student(config, 3)
+    about = {"config": old, "facts": asdict(FACTS)}
+    write_weights(tmp_path / "old.safetensors", student.state_dict(), {"mixstill": json.dumps(about)})
+    assert load_classifier(str(tmp_path / "old.safetensors")).config == config
+
+
+def test_drop_path_among_the_arguments_of_the_backbone_is_refused() -> None:
+    config = make_config()
+    model = replace(config.model, kwargs=config.model.kwargs | {"drop_path_rate": 0.1})
+    with pytest.raises(UserError, match=r"model.kwargs: drop_path_rate is not taken here; give it as model.drop_path"):
+        build_student(replace(config, model=model), 3)
 
 
 def test_a_student_is_as_its_config_says():

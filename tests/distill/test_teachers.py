@@ -150,6 +150,11 @@ def test_a_teacher_at_two_places_is_loaded_once(monkeypatch):
     assert teachers(make_images()).shape == (2, 2, 3 * 8 * 8)
 
 
+def test_a_teacher_keeps_the_facts_of_its_classifier():
+    facts = replace(OWN, classes=("bee", "cat", "dog"), input_size=12)
+    assert Teacher(camera(facts), STUDENT).facts == facts
+
+
 def test_without_teachers_there_are_no_logits():
     teachers = Teachers([], STUDENT)
     assert teachers(make_images()) is None

@@ -4,7 +4,7 @@ import pytest
 import timm
 import torch
 
-from mixstill.models.drop_path import DropPath, place_rows, schedule_drop_path
+from mixstill.models.drop_path import DropPath, place_paths, schedule_drop_path
 
 
 def paths(backbone) -> list[DropPath]:
@@ -22,6 +22,13 @@ def test_the_rate_grows_with_the_depth_where_timm_makes_it_constant() -> None:
     assert [path.rate for path in paths(backbone)] == pytest.approx([0.0, 0.1, 0.2, 0.3])
 
 
+def test_the_rate_grows_over_the_blocks_that_have_one() -> None:
+    """CaiT: constant in timm, with blocks at the end that have none."""
+    found = [path.rate for path in paths(scheduled("cait_xxs24_224", "linear", rate=0.2, depth=4, embed_dim=48))]
+    assert found[:4] == pytest.approx([0.0, 0.2 / 3, 0.4 / 3, 0.2])
+    assert set(found[4:]) == {0.0}
+
+
 @pytest.mark.parametrize(
     ("name", "kwargs"), [("vit_tiny_patch16_224", {"depth": 4, "embed_dim": 12}), ("convnext_atto", {})]
 )
@@ -34,11 +41,17 @@ def test_growing_rates_of_timm_stay(name, kwargs) -> None:
     assert rates == sorted(rates)
 
 
-@pytest.mark.parametrize("name", ["mixer_digits", "vit_tiny_patch16_224"])
-def test_a_constant_rate_is_that_of_every_block(name) -> None:
-    kwargs = {"num_blocks": 3, "embed_dim": 8} if name == "mixer_digits" else {"depth": 3, "embed_dim": 12}
+@pytest.mark.parametrize(
+    ("name", "kwargs", "count"),
+    [
+        ("mixer_digits", {"num_blocks": 3, "embed_dim": 8}, 3),
+        ("vit_tiny_patch16_224", {"depth": 3, "embed_dim": 12}, 6),
+        ("resnet18", {}, 8),  # timm's first block has None
+    ],
+)
+def test_a_constant_rate_is_that_of_every_block(name, kwargs, count) -> None:
     found = paths(scheduled(name, "constant", **kwargs))
-    assert len(found) == {"mixer_digits": 3, "vit_tiny_patch16_224": 6}[name]
+    assert len(found) == count
     assert {path.rate for path in found} == {0.3}
 
 
@@ -56,15 +69,26 @@ def test_parts_of_a_batch_take_their_rows_of_what_the_batch_draws() -> None:
     backbone = scheduled("mixer_digits", "linear", rate=0.5, num_blocks=3, embed_dim=8).train()
     torch.nn.init.normal_(backbone.head.weight)  # timm starts it at zero
     images = torch.rand(12, 3, 8, 8)
-    torch.manual_seed(5)
+    place_paths(backbone, 3, 1, torch.arange(12))
     whole = backbone(images)
     for rows in (torch.arange(12), torch.tensor([0, 1, 10, 11]), torch.tensor([4])):
-        place_rows(backbone, rows, 12)
-        torch.manual_seed(5)
+        place_paths(backbone, 3, 1, rows)
         torch.testing.assert_close(backbone(images[rows]), whole[rows])
-    place_rows(backbone, None, 0)
+    for seed, epoch, first in ((4, 1, 0), (3, 2, 0), (3, 1, 12)):
+        place_paths(backbone, seed, epoch, torch.arange(first, first + 12))
+        assert not torch.equal(backbone(images), whole)
+    place_paths(backbone, 3, 1, None)
     torch.manual_seed(5)
-    assert torch.equal(backbone(images), whole)
+    again = backbone(images)
+    torch.manual_seed(5)
+    assert torch.equal(backbone(images), again)
+
+
+def test_each_module_and_each_of_its_calls_has_draws_of_its_own() -> None:
+    backbone = scheduled("mixer_digits", "constant", rate=0.5, num_blocks=3, embed_dim=8).train()
+    place_paths(backbone, 3, 1, torch.arange(64))
+    masks = [path(torch.ones(64)) for path in paths(backbone) for _ in range(2)]
+    assert len({tuple(mask.tolist()) for mask in masks}) == 6
 
 
 def test_gradient_checkpointing_draws_the_same_paths_again() -> None:
@@ -73,7 +97,7 @@ def test_gradient_checkpointing_draws_the_same_paths_again() -> None:
     images, found = torch.rand(12, 3, 8, 8), []
     for checkpointed in (False, True):
         backbone.set_grad_checkpointing(checkpointed)
-        torch.manual_seed(5)
+        place_paths(backbone, 3, 1, torch.arange(12))
         final, _ = backbone.forward_intermediates(images)
         backbone.forward_head(final).square().sum().backward()
         found.append([parameter.grad.clone() for parameter in backbone.parameters()])

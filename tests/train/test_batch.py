@@ -153,6 +153,18 @@ def test_the_order_of_a_pass_sorts_what_its_processes_have(tiny) -> None:
         assert part.pass_share == len(gathered) / 10
 
 
+@pytest.mark.parametrize(("count", "most"), [(1, None), (1, 4), (2, 2), (3, 1)])
+def test_a_request_tells_how_many_samples_the_process_had_before(tiny, count, most) -> None:
+    for rank in range(count):
+        options = {"train.batch_size": 13, "train.device_batch_size": most}
+        batches, had = make(tiny, options, Processes(rank, count)), 0
+        for index in range(batches.per_epoch):
+            for part in range(batches.passes):
+                request = batches._request(1, index, part)
+                assert request.before == had
+                had += len(request.ids)
+
+
 def test_what_cannot_be_split_evenly_is_said(tiny) -> None:
     assert make(tiny).about() == []
     even = make(tiny, {"train.batch_size": 16, "train.device_batch_size": 4}, Processes(0, 2))

@@ -28,7 +28,7 @@ SMALL = {
     "model": {"name": "mixer_micro_32", "kwargs": {"num_blocks": 3, "embed_dim": 32}},
     "data": {"input_size": 32},
     "optim": {"warmup_epochs": 0.5},
-    "train": {"epochs": 2, "batch_size": 24, "ema_decay": 0.99, "amp": False},
+    "train": {"epochs": 2, "batch_size": 24, "ema_decay": 0.99, "ema_warmup": True, "amp": False},
     "mi": {"weight": 0.1, "width": 32},
 }
 
@@ -61,12 +61,18 @@ def curve(recipe: str, teachers: dict[str, str], device: str = "cpu", *, amp: bo
     found = []
     for step, parts in enumerate(batches.run(0, STEPS)):
         epoch, index = divmod(step, batches.per_epoch)
-        rate = learning_rate(config, step, batches.per_epoch)
+        rate = learning_rate(config, step, batches.per_epoch, batches.size)
         terms = stepper.step(state, parts, batches.passes, epoch=epoch, index=index, rate=rate)
         if index + 1 == batches.per_epoch:
             terms |= stepper.regularise_epoch(state, batches, epoch)
+        terms |= {f"norm/{name}": norm(model) for name, model in (("student", state.student), ("ema", state.ema))}
         found.append({name: round(float(value), 6) for name, value in terms.items()})
     return found
+
+
+def norm(model: torch.nn.Module) -> torch.Tensor:
+    """Of all weights together."""
+    return torch.cat([value.detach().flatten() for value in model.parameters()]).norm()
 
 
 RECIPES = ["cifar100-std", "cifar100-std-r56", "imagenet-std-mixer-s16"]

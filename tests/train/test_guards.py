@@ -4,6 +4,7 @@ import json
 import shutil
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -200,3 +201,35 @@ def test_eval_and_demo_refuse_fields_that_they_would_not_heed(refused, teachers)
         "eval: does not take the config field data."
     )
     assert refused("demo", "--seed", 3) == "demo: takes --seeds N, not one --seed"
+
+
+def test_a_data_set_that_is_not_the_one_that_the_run_began_with_is_refused_on_resume(tiny, tmp_path) -> None:
+    for split, count in (("train", 5), ("test", 2)):
+        for name in ("ant", "bee"):
+            (tmp_path / "data" / split / name).mkdir(parents=True)
+            for index in range(count):
+                Image.fromarray(np.full((9, 9, 3), 20 * index, np.uint8)).save(
+                    tmp_path / "data" / split / name / f"{index}.png"
+                )
+    options = {"data.dataset": "folder", "data.data_dir": str(tmp_path / "data"), "data.samples_per_class": None}
+    options |= {"data.workers": 0, "train.batch_size": 2}
+    train(tiny(options | {"train.max_steps": 1}), tmp_path / "run", quiet=True)
+    (tmp_path / "data" / "train" / "bee" / "0.png").unlink()
+    with pytest.raises(
+        UserError, match=r"data.data_dir: the run began with 10 images of 2 classes, but there are 9 ima"
+    ):
+        train(tiny(options), tmp_path / "run", resume=True, quiet=True)
+
+
+def test_a_test_split_of_which_nothing_can_be_read_ends_the_run(tiny, tmp_path) -> None:
+    for split in ("train", "test"):
+        for name in ("ant", "bee"):
+            (tmp_path / "data" / split / name).mkdir(parents=True)
+            file = tmp_path / "data" / split / name / "0.png"
+            Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(file)
+            if split == "test":
+                file.write_bytes(b"no image")
+    options = {"data.dataset": "folder", "data.data_dir": str(tmp_path / "data"), "data.samples_per_class": None}
+    options |= {"data.workers": 0, "data.max_corrupt": 9, "train.batch_size": 2}
+    with pytest.raises(RunError, match="there is no image to evaluate that can be read"):
+        train(tiny(options), tmp_path / "run", quiet=True)

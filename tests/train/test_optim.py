@@ -37,26 +37,26 @@ def test_the_rate_of_every_step_is_timms(warmup_epochs, min_lr) -> None:
     )
     for step in range(epochs * per_epoch):
         scheduler.step_update(step)
-        rate = learning_rate(Config(optim=config, train=TrainConfig(epochs=epochs)), step, per_epoch)
+        rate = learning_rate(Config(optim=config, train=TrainConfig(epochs=epochs)), step, per_epoch, 128)
         assert rate == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-9)
 
 
 def test_the_rate_follows_the_equation_and_stays_at_its_end() -> None:
     options = OptimConfig(lr=1.0, warmup_epochs=2.0, warmup_lr=0.2, min_lr=0.1)
     config = Config(optim=options, train=TrainConfig(epochs=10))
-    assert learning_rate(config, 0, 4) == 0.2
-    assert learning_rate(config, 2, 4) == pytest.approx(0.2 + 0.8 * 2 / 8)
-    assert learning_rate(config, 8, 4) == pytest.approx(0.1 + 0.9 * (1 + math.cos(math.pi * 8 / 40)) / 2)
-    assert learning_rate(config, 40, 4) == learning_rate(config, 99, 4) == pytest.approx(0.1)
+    assert learning_rate(config, 0, 4, 8) == 0.2
+    assert learning_rate(config, 2, 4, 8) == pytest.approx(0.2 + 0.8 * 2 / 8)
+    assert learning_rate(config, 8, 4, 8) == pytest.approx(0.1 + 0.9 * (1 + math.cos(math.pi * 8 / 40)) / 2)
+    assert learning_rate(config, 40, 4, 8) == learning_rate(config, 99, 4, 8) == pytest.approx(0.1)
 
 
 def test_the_peak_is_scaled_by_the_batch_and_the_ends_are_not() -> None:
     """DeiT: lr * batch / 512 for the peak; warm-up and end as they are."""
     options = OptimConfig(lr=5e-4, lr_base_size=512, warmup_epochs=1.0, warmup_lr=1e-6, min_lr=1e-5)
-    config = Config(optim=options, train=TrainConfig(epochs=2, batch_size=1024))
-    assert learning_rate(config, 0, 100) == 1e-6
-    assert learning_rate(config, 100, 100) == pytest.approx(1e-5 + (1e-3 - 1e-5) / 2)
-    assert learning_rate(config, 200, 100) == pytest.approx(1e-5)
+    config = Config(optim=options, train=TrainConfig(epochs=2))
+    assert learning_rate(config, 0, 100, 1024) == 1e-6
+    assert learning_rate(config, 100, 100, 1024) == pytest.approx(1e-5 + (1e-3 - 1e-5) / 2)
+    assert learning_rate(config, 200, 100, 1024) == pytest.approx(1e-5)
 
 
 def decayed(model, **options) -> set[str]:
@@ -97,6 +97,8 @@ def test_lamb_is_timms_and_an_unknown_optimizer_is_told_with_the_nearest() -> No
     assert {(group["betas"], group["eps"]) for group in lamb.param_groups} == {((0.8, 0.9), 1e-6)}
     with pytest.raises(UserError, match=r"optim.opt: unknown value 'adamx'; did you mean 'adam"):
         build_optimizer(OptimConfig(opt="adamx"), small_student())
+    with pytest.raises(UserError, match=r"optim.opt: 'adahessian' needs second derivatives"):
+        build_optimizer(OptimConfig(opt="adahessian"), small_student())
     with pytest.raises(UserError, match=r"optim.opt_betas: \(0.9,\) is not valid; adamw has 2"):
         build_optimizer(OptimConfig(opt_betas=(0.9,)), small_student())
 

@@ -369,7 +369,7 @@ SPECIAL = {
     "train.ema_warmup": test_the_decay_of_the_moving_average_may_grow,
     "train.grad_checkpointing": test_gradient_checkpointing_keeps_less_and_computes_the_same,
     "train.tracker": test_the_tracker_gets_what_metrics_jsonl_gets,
-    "train.sync_bn": "train/test_processes.py::test_batch_norm_over_all_processes_is_that_of_the_whole_batch",
+    "train.sync_bn": "train/test_processes.py::test_batch_norm_over_all_processes_is_for_cuda",
     "train.ema_decay": test_a_moving_average_is_kept_beside_the_weights_and_leaves_them_as_they_are,
     "train.threads": test_threads_are_as_many_as_asked_for_and_put_back,
     "train.device": test_the_device_is_the_one_asked_for,

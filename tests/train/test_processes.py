@@ -15,8 +15,10 @@ import pytest
 import torch
 from PIL import Image
 
+from mixstill.data import load_split
+from mixstill.distill.classifier import load_classifier
 from mixstill.errors import UserError
-from mixstill.train.build import build
+from mixstill.train.evaluate import evaluate
 from mixstill.train.processes import ALONE, Processes, joined
 from mixstill.train.run import train
 
@@ -167,22 +169,24 @@ def test_several_processes_follow_the_loss_curve_of_one(tiny, teachers, alone, t
         assert abs(score["top1"] - of_one["heads"]["test"][head]["top1"]) < 0.4
 
 
-BATCH_NORM = {"model.name": "cifar_resnet8", "model.kwargs": {"width": 4}, "data.input_size": 8}
+BATCH_NORM = {"model.name": "cifar_resnet8", "model.kwargs": {"width": 4}, "data.input_size": 8, "train.ema_decay": 0.9}
 
 
-def test_batch_norm_over_all_processes_is_that_of_the_whole_batch(tiny, tmp_path, monkeypatch) -> None:
-    """On gloo, for which torch has no SyncBatchNorm: what is tested is that the run converts the layers."""
-    converted = []
-    monkeypatch.setattr(
-        torch.nn.SyncBatchNorm, "convert_sync_batchnorm", lambda module: converted.append(True) or module
-    )
+def test_a_student_with_batch_norm_is_measured_as_it_is_saved(tiny, tmp_path) -> None:
+    config = tiny(BATCH_NORM | {"optim.lr": 0.1, "train.max_steps": 6})
+    summary = in_processes(2, lambda _: train(config, tmp_path / "run", quiet=True))[1]
+    data = load_split(config.data, "test", "cpu", 8)
+    for found, ema in ((summary["heads"], False), (summary["ema"], True)):
+        model = load_classifier(str(tmp_path / "run"), ema=ema).model
+        score = evaluate(model, data, mean=data.mean, std=data.std, input_size=8, batch_size=100)["class"]
+        assert found["test"]["class"]["loss"] == pytest.approx(score.loss, rel=1e-5)
+        assert found["test"]["class"]["top1"] == pytest.approx(score.top1)
 
-    def work(processes: Processes) -> int:
-        for sync in (False, True):
-            build(tiny(BATCH_NORM | {"train.sync_bn": sync}), processes)
-        return len(converted)
 
-    assert in_processes(2, work) == [1, 1]
+def test_batch_norm_over_all_processes_is_for_cuda(tiny, tmp_path) -> None:
+    with pytest.raises(UserError, match=r"train.sync_bn: True is not valid on cpu; PyTorch has it for CUDA only"):
+        train(tiny(BATCH_NORM | {"train.sync_bn": True}), tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_run_of_two_processes_goes_on_with_one_and_with_three(tiny, teachers, alone, tmp_path) -> None:

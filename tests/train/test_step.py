@@ -99,6 +99,32 @@ def test_the_moving_average_starts_at_the_first_step_and_follows_its_recursion(t
         assert not torch.equal(value, weights(built)[name])
 
 
+def test_the_decay_of_a_warming_average_is_timms(taught) -> None:
+    """1 - (1 + t) ** -(2/3) at update t, as far as the decay allows; the first update takes the weights over."""
+    built = taught({"train.ema_decay": 0.99, "train.ema_warmup": True})
+    built.steps(1)
+    expected = weights(built)
+    for update in (1, 2, 3):
+        built.steps(1)
+        decay = 1 - (1 + update) ** -(2 / 3)
+        for name, value in weights(built).items():
+            expected[name] = decay * expected[name] + (1 - decay) * value
+    for name, value in built.state.ema.module.named_parameters():
+        torch.testing.assert_close(value, expected[name], msg=name)
+
+
+def test_dropout_of_a_backbone_differs_from_part_to_part(taught) -> None:
+    built = taught({"train.device_batch_size": 5, "model.kwargs": {"num_blocks": 2, "embed_dim": 8, "drop_rate": 0.5}})
+    masks = []
+    dropout = next(module for module in built.state.student.modules() if isinstance(module, torch.nn.Dropout))
+    dropout.register_forward_hook(lambda _, inputs, output: masks.append((output == 0) & (inputs[0] != 0)))
+    dropout.p = 0.5
+    built.steps(1)
+    assert len(masks) == built.batches.passes == 2
+    assert masks[0].any()
+    assert not torch.equal(masks[0][:4], masks[1][:4])
+
+
 def test_what_is_random_in_a_step_depends_on_its_place_alone(taught) -> None:
     one, other = taught({"model.drop_path": 0.5}), taught({"model.drop_path": 0.5})
     torch.manual_seed(1)

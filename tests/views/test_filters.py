@@ -3,8 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from PIL import Image
-from sklearn.datasets import load_sample_images
 from timm.data import auto_augment
 
 from mixstill.views import filters
@@ -13,21 +11,8 @@ FACTORS = [0.0, 0.1, 0.37, 0.5, 1.0, 1.3, 1.9, 2.6]
 RADII = [0.01, 0.1, 0.3, 0.7, 1.0, 1.5, 2.0, 3.3, 8.0]
 
 
-def images(height, width):
-    """Crops of the two photos, noise and one colour, as Pillow images."""
-    photos = load_sample_images().images
-    crops = [photos[k % 2][50 * k :: 1 + k, 50 * k :: 1 + k][:height, :width] for k in range(4)]
-    noise = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    flat = np.full((height, width, 3), (3, 200, 255), np.uint8)
-    return [Image.fromarray(np.ascontiguousarray(array)) for array in [*crops, noise, flat]]
-
-
-def batch(pictures):
-    return torch.from_numpy(np.stack([np.asarray(picture) for picture in pictures])).permute(0, 3, 1, 2).contiguous()
-
-
 @pytest.mark.parametrize("size", [(32, 32), (47, 70), (3, 5), (2, 9)])
-def test_sharpness_is_timms_bit_for_bit(size):
+def test_sharpness_is_timms_bit_for_bit(images, batch, size):
     cases = [(picture, factor) for picture in images(*size) for factor in FACTORS]
     pixels = batch([picture for picture, _ in cases])
     before = pixels.clone()
@@ -40,7 +25,7 @@ def test_sharpness_is_timms_bit_for_bit(size):
 
 
 @pytest.mark.parametrize("radius", RADII)
-def test_a_blur_is_timms_within_three_levels_and_mostly_one(radius):
+def test_a_blur_is_timms_within_three_levels_and_mostly_one(images, batch, radius):
     """Pillow rounds six times on the way, we do once: it is Pillow that is further from the blur's formula."""
     pictures = images(47, 70)
     ours = filters.gaussian_blur(batch(pictures), torch.full((len(pictures),), radius))
@@ -48,9 +33,10 @@ def test_a_blur_is_timms_within_three_levels_and_mostly_one(radius):
     difference = (ours.int() - golden.int()).abs()
     assert ours.dtype == torch.uint8
     assert difference.max() <= 3
-    assert (difference > 1).double().mean() < 0.1
-    assert (difference > 2).double().mean() < 0.01
-    assert difference.double().mean() < 0.5
+    of_photos = difference[:6]
+    assert (of_photos > 1).double().mean() < 0.04
+    assert (of_photos > 2).double().mean() < 0.003
+    assert of_photos.double().mean() < 0.4
 
 
 def box_blur(row, box):
@@ -74,8 +60,8 @@ def test_three_boxes_have_the_variance_of_the_gaussian(radius):
     assert variance == pytest.approx(radius**2, rel=1e-4)
 
 
-def test_each_sample_has_its_own_radius():
-    pixels, radii = batch(images(20, 31)), torch.tensor([0.1, 0.5, 1.0, 2.0, 4.0, 0.0])
+def test_each_sample_has_its_own_radius(images, batch):
+    pixels, radii = batch(images(20, 31)), torch.tensor([0.1, 0.2, 0.3, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 0.0])
     whole = filters.gaussian_blur(pixels, radii)
     for sample, radius, blurred in zip(pixels, radii, whole, strict=True):
         assert torch.equal(filters.gaussian_blur(sample[None], radius[None])[0], blurred)

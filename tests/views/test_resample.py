@@ -5,24 +5,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from sklearn.datasets import load_sample_images
 
 from mixstill.views import resample
 
 RESAMPLING = {True: Image.Resampling.BICUBIC, False: Image.Resampling.BILINEAR}
-
-
-def images(height, width):
-    """Crops of the two photos, noise, and one colour, as Pillow images."""
-    photos = load_sample_images().images
-    crops = [photos[k % 2][40 * k :, 90 * k :][:height, :width] for k in range(5)]
-    noise = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    flat = np.full((height, width, 3), (3, 200, 255), np.uint8)
-    return [Image.fromarray(np.ascontiguousarray(array)) for array in [*crops, noise, flat]]
-
-
-def batch(pictures):
-    return torch.from_numpy(np.stack([np.asarray(picture) for picture in pictures])).permute(0, 3, 1, 2).contiguous()
 
 
 def windows(height, width, n):
@@ -40,7 +26,7 @@ def cut(picture, top, left, height, width):
 
 @pytest.mark.parametrize("bicubic", [True, False])
 @pytest.mark.parametrize(("size", "out"), [((32, 32), 32), ((64, 95), 32), ((45, 38), 64)])
-def test_crop_and_resize_are_pillows(size, out, bicubic):
+def test_crop_and_resize_are_pillows(images, batch, size, out, bicubic):
     pictures = images(*size) * 4
     places = windows(*size, len(pictures))
     pixels = batch(pictures)

@@ -127,7 +127,7 @@ def _data(job: Job, report: Report) -> None:
     batches, config = job.batches, job.config
     about = {
         "dataset": config.data.dataset,
-        "images": {name: len(split) for name, split in job.splits.items()},
+        "images": {name: len(split) or None for name, split in job.splits.items()},
         "classes": job.facts.num_classes,
         "batch_size": batches.size,
         "steps_per_epoch": batches.per_epoch,
@@ -136,10 +136,11 @@ def _data(job: Job, report: Report) -> None:
         "processes": batches.processes.count,
         "passes": batches.passes,
     }
-    images = ", ".join(f"{count} {name}" for name, count in cast(dict[str, int], about["images"]).items())
+    images = ", ".join(f"{len(split)} {name}" for name, split in job.splits.items() if len(split))
+    unsized = "".join(f"; {_unsized(name)}" for name, split in job.splits.items() if not len(split))
     epochs, split = _many(config.train.epochs, "epoch"), batches.about()
     lines = [
-        f"{config.data.dataset}: {images} images of {job.facts.num_classes} classes",
+        f"{config.data.dataset}: {images} images of {job.facts.num_classes} classes{unsized}",
         f"batches of {batches.size}, {batches.per_epoch} steps per epoch, {batches.total} in {epochs}",
         *(text for text in split if not text.startswith("warning: ")),
     ]
@@ -166,7 +167,7 @@ def _teachers(job: Job, untrained: dict[str, str], report: Report) -> None:
             first = f"mixstill train trains it first (its own time: mixstill check {untrained[source]})"
             lines += [f"{name}: not trained yet: {first}", f"  {how}"]
             continue
-        found, (differing, names) = exam.diagnose(teacher), _class_names(source, job)
+        found, (differing, names) = exam.diagnose(teacher), _class_names(teacher, job)
         accuracy = found.accuracy
         figures = {"top1": 100 * accuracy.top1, "n": accuracy.n, "chance": 100 * accuracy.chance}
         about.append({"name": name, "trained": True, **figures, **fed, "differing_class": differing})
@@ -181,11 +182,9 @@ def _teachers(job: Job, untrained: dict[str, str], report: Report) -> None:
         raise UserError(f"distill.teachers: {'; '.join(amiss)}")
 
 
-def _class_names(source: str, job: Job) -> tuple[str | None, str]:
+def _class_names(teacher: Teacher, job: Job) -> tuple[str | None, str]:
     """The first class that a teacher names otherwise than the data, and how its names compare, in words."""
-    from mixstill.distill.teachers import load_teacher
-
-    facts = load_teacher(source).facts
+    facts = teacher.facts
     if facts.classes is None:
         return None, "it does not name its classes"
     differing = facts.differing_class(job.facts.classes or ())
@@ -229,6 +228,9 @@ def _time(job: Job, start: float, steps: Steps, saving: float, report: Report) -
             f"{_many(ahead.checkpoints, 'checkpoint')}",
         ],
     )
+    for name, count in zip(job.measured, images, strict=True):
+        if not count:
+            report.warn(f"{_unsized(name)}: evaluating it is forecast from what was timed, and may take longer")
 
 
 def _memory(job: Job, report: Report) -> None:
@@ -255,6 +257,10 @@ def _disk(job: Job, checkpoint: int, output: Path, report: Report) -> None:
     report.add("disk", about, lines)
     if needed > free:
         raise UserError(f"output: {str(output)!r} needs {_bytes(needed)}, but only {_bytes(free)} are free there")
+
+
+def _unsized(split: str) -> str:
+    return f"size of {split} not known"
 
 
 def _many(count: int, thing: str) -> str:

@@ -41,7 +41,7 @@ def main(argv: list[str]) -> None:
     from mixstill.train.processes import joined
 
     with joined() as processes:
-        summary = _train(line, recipe, path, resume=resume, quiet=quiet or not processes.main)
+        summary = _train(line, recipe, path, processes.main, resume=resume, quiet=quiet or not processes.main)
     if not processes.main:
         return
     if "json" in line.options:
@@ -50,12 +50,15 @@ def main(argv: list[str]) -> None:
         print(f"* Acc@1 {summary['top1']:.3f} Acc@5 {summary['top5']:.3f} loss {summary['loss']:.3f}  {path}")
 
 
-def _train(line: CommandLine, recipe: str | None, path: Path, *, resume: bool, quiet: bool) -> dict[str, Any]:
+def _train(
+    line: CommandLine, recipe: str | None, path: Path, main: bool, *, resume: bool, quiet: bool
+) -> dict[str, Any]:
     from mixstill.teaching import resolve_teachers, teachers_of_run
     from mixstill.train.run import CONFIG_FILE, check_output, saved_config, train
 
     if resume and recipe is not None and not (path / CONFIG_FILE).exists():
-        print(f"mixstill: there is no run in {path} to go on with; a new one begins", file=sys.stderr)
+        if main:
+            print(f"mixstill: there is no run in {path} to go on with; a new one begins", file=sys.stderr)
         resume = False
     if resume:
         saved = saved_config(path)

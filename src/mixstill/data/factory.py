@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
@@ -13,7 +15,7 @@ from timm.data import create_dataset
 from torch import Tensor
 
 from mixstill.config import DataConfig
-from mixstill.data.images import Part
+from mixstill.data.images import Part, odd_label
 from mixstill.data.photos import Decoded, Encoded, Files, Photos
 from mixstill.errors import RunError, UserError, one_line
 
@@ -94,7 +96,8 @@ def create(config: DataConfig, part: Part, **options: Any) -> Any:
 def open_with_timm(config: DataConfig, name: str, root: str | None, **options: Any) -> Any:
     """What timm's factory makes of `name`; whatever it raises as one line."""
     try:
-        return create_dataset(name, root=root, **options)
+        with _quietly(name):
+            return create_dataset(name, root=root, **options)
     except (UserError, RunError):
         raise
     except ConnectionError as error:
@@ -113,6 +116,22 @@ def open_with_timm(config: DataConfig, name: str, root: str | None, **options: A
         raise UserError(f"data.dataset: {config.dataset!r}{where}{split} cannot be opened: {text}") from error
 
 
+@contextmanager
+def _quietly(name: str) -> Iterator[None]:
+    """Without the remarks of timm's readers and the progress bars of `datasets`."""
+    with ExitStack() as stack:
+        log = logging.getLogger("timm.data.readers")
+        stack.callback(log.setLevel, log.level)
+        log.setLevel(logging.ERROR)
+        if name.startswith(("hfds/", "hfids/")):
+            import datasets
+
+            if not datasets.are_progress_bars_disabled():
+                stack.callback(datasets.enable_progress_bars)
+                datasets.disable_progress_bars()
+        yield
+
+
 def listing(config: DataConfig, photos: Photos, known: dict[str, int] | Sequence[str] | None) -> Listing:
     """`photos` with the names of their classes. Raises `UserError` for no samples, or labels that are no class."""
     if not len(photos):
@@ -129,7 +148,7 @@ def check_labels(labels: Tensor, classes: int, name: Callable[[int], str]) -> No
     odd = ((labels < 0) | (labels >= classes)).nonzero()
     if len(odd):
         place = int(odd[0])
-        raise UserError(f"data: {name(place)} has the label {int(labels[place])}; they lie in 0 to {classes - 1}")
+        raise UserError(f"data: {odd_label(name(place), int(labels[place]), classes)}")
 
 
 def class_names(
@@ -142,8 +161,9 @@ def class_names(
     names = tuple(sorted(known, key=known.__getitem__)) if isinstance(known, dict) else tuple(known or ())
     if names:
         if config.num_classes not in (None, len(names)):
+            plural = "es" if len(names) > 1 else ""
             raise UserError(
-                f"data.num_classes: {config.num_classes} is not valid; {config.dataset!r} has {len(names)} classes"
+                f"data.num_classes: {config.num_classes} is not valid; {config.dataset!r} has {len(names)} class{plural}"
             )
         return names
     count = config.num_classes or (None if highest is None else highest + 1)

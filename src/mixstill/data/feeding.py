@@ -12,10 +12,12 @@ from __future__ import annotations
 import hashlib
 import io
 import logging
+import sys
 import warnings
 from collections.abc import Iterable, Iterator
 from copy import copy
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -55,6 +57,7 @@ class FeedReader(IterableDataset[Loaded]):
 
     reader: Any
     cutting: Cutting
+    classes: int
     epoch: int
     size: int
     rank: int
@@ -67,18 +70,20 @@ class FeedReader(IterableDataset[Loaded]):
             with warnings.catch_warnings(action="ignore"):  # Pillow's, of odd but readable files
                 yield from self._blocks()
         except Exception as error:  # the readers raise almost anything
-            yield Block(0, self.cutting.size).loaded({})._replace(failure=one_line(error, 500))
+            yield Block(0, self.cutting.size, self.classes).loaded({})._replace(failure=one_line(error, 500))
 
     def _blocks(self) -> Iterator[Loaded]:
         number = 0
         block, words = self._next(number)
         broken: dict[str, str] = {}
-        for image, label in self._samples(broken):
+        overheard = _Overheard(broken)
+        for image, label in self._samples(overheard):
+            name = partial(_name, image, overheard)
             try:
                 photo = _opened(image)
-                block.add(self._cut(photo, words[len(block), None]), int(label))
+                block.add(self._cut(photo, words[len(block), None]), int(label), name)
             except Exception as error:  # a broken file makes Pillow raise almost anything
-                broken[_name(image)] = reason(error)
+                broken[name()] = reason(error)
             if len(block) == self.size or len(broken) > self.max_corrupt:
                 yield block.loaded(broken)
                 number += 1
@@ -92,7 +97,8 @@ class FeedReader(IterableDataset[Loaded]):
         index, workers = (0, 1) if worker is None else (worker.id, worker.num_workers)
         places = number * self.size + torch.arange(self.size)
         ids = (places * self.world * workers + self.rank * workers + index) % 2**32
-        return Block(self.size, self.cutting.size), self.cutting.words(ids, torch.zeros_like(ids), self.epoch)
+        room = Block(self.size, self.cutting.size, self.classes)
+        return room, self.cutting.words(ids, torch.zeros_like(ids), self.epoch)
 
     def _cut(self, photo: Image.Image, words: Tensor) -> npt.NDArray[np.uint8]:
         if not self.training:
@@ -100,8 +106,8 @@ class FeedReader(IterableDataset[Loaded]):
         (window,) = self.cutting.windows(words, [photo.size])
         return self.cutting.train(photo, window)
 
-    def _samples(self, broken: dict[str, str]) -> Iterator[tuple[Any, Any]]:
-        """Image and label of each sample of this worker; what the reader passes over goes into `broken`."""
+    def _samples(self, overheard: _Overheard) -> Iterator[tuple[Any, Any]]:
+        """Image and label of each sample of this worker; what the reader passes over is `overheard`."""
         reader = copy(self.reader)
         for name in _EPOCHS:
             if hasattr(reader, name):
@@ -117,7 +123,7 @@ class FeedReader(IterableDataset[Loaded]):
             reader.ds = reader.ds.cast_column(reader.input_key, _encoded())
             reader.input_img_mode = ""
         if hasattr(reader.ds, "pipeline"):
-            return _overheard(reader, broken)
+            return overheard.listen(reader)
         return iter(reader)
 
 
@@ -134,10 +140,10 @@ def _opened(image: Any) -> Image.Image:
     return cast(Image.Image, image)
 
 
-def _name(image: Any) -> str:
-    """What to call an image that cannot be read, the same in each epoch: its path, or a digest of its bytes."""
+def _name(image: Any, overheard: _Overheard) -> str:
+    """What to call an image, the same in each epoch: its shard and key, its path, or a digest of its bytes."""
     if not isinstance(image, dict):
-        return "an image"
+        return overheard.sample or "an image"
     return image["path"] or f"the image of SHA-1 {hashlib.sha1(image['bytes'] or b'').hexdigest()[:12]}"
 
 
@@ -147,26 +153,33 @@ class _Overheard(logging.Handler):
     def __init__(self, broken: dict[str, str]) -> None:
         super().__init__()
         self._broken = broken
-        self._sample: str | None = None
+        self.sample: str | None = None
 
     def watch(self, samples: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         """The samples as they are, before they are decoded."""
         for sample in samples:
-            self._sample = f"{sample['__url__']}: {sample['__key__']}"
+            self.sample = f"{sample['__url__']}: {sample['__key__']}"
             yield sample
-            self._sample = None
+            self.sample = None
 
     def emit(self, record: logging.LogRecord) -> None:
         """Note the sample that is being decoded, or else the shard that is being read."""
-        why = one_line(RuntimeError(record.getMessage()))
-        self._broken[self._sample or f"a shard ({why})"] = why
+        error = sys.exception()
+        if not isinstance(error, Exception):
+            error = RuntimeError(record.getMessage())
+        if self.sample:
+            self._broken[self.sample] = reason(error)
+        else:
+            words = [word for word in error.args if isinstance(word, str)]  # webdataset appends the shard's address
+            why = getattr(error, "strerror", None) or next(iter(words), type(error).__name__)
+            self._broken[f"shard {words[-1]}" if len(words) > 1 else "a shard"] = one_line(RuntimeError(why))
 
-
-def _overheard(reader: Any, broken: dict[str, str]) -> Iterator[tuple[Any, Any]]:
-    log, handler = logging.getLogger(type(reader).__module__), _Overheard(broken)
-    reader.ds.pipeline.insert(-2, handler.watch)  # the last two stages decode and rename
-    log.addHandler(handler)
-    try:
-        yield from reader
-    finally:
-        log.removeHandler(handler)
+    def listen(self, reader: Any) -> Iterator[tuple[Any, Any]]:
+        """What a reader of webdataset's gives, while this hears what it logs."""
+        log = logging.getLogger(type(reader).__module__)
+        reader.ds.pipeline.insert(-2, self.watch)  # the last two stages decode and rename
+        log.addHandler(self)
+        try:
+            yield from reader
+        finally:
+            log.removeHandler(self)

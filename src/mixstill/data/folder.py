@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from torchvision.datasets import ImageFolder
+from torchvision.datasets.folder import is_image_file
 
 from mixstill.config import DataConfig
 from mixstill.data.factory import Listing, files, listing, open_with_timm
 from mixstill.data.images import Part
 from mixstill.data.photos import Members
-from mixstill.errors import UserError
+from mixstill.errors import UserError, one_line
 
 _TEST_NAMES = ("test", "val", "validation")
 
@@ -18,17 +20,58 @@ _TEST_NAMES = ("test", "val", "validation")
 def list_folder(config: DataConfig, root: Path, part: Part) -> Listing:
     """Class folders in `root`/train and in `root`/test, /val or /validation, or in train.tar and in test.tar and so on.
 
-    Classes come in the order of their names. Raises `UserError` where they are not so.
+    Classes come in the order of their names; what is hidden is no part of it. Raises `UserError` where they are not so.
     """
     place = _places(root)[part]
     if place.suffix == ".tar":
-        reader = open_with_timm(config, "", str(place), search_split=False).reader
-        given = sorted(reader.class_name_to_idx, key=reader.class_name_to_idx.__getitem__)
-        names = sorted(given)
-        order = np.array([names.index(name) for name in given])  # timm sorts 10 behind 9
-        return listing(config, Members(str(place), reader.samples, order[reader.targets]), names)
-    found = open_with_timm(config, "torch/image_folder", str(place), search_split=False)
+        return _list_tar(config, place)
+    try:
+        found = _Folder(place)
+    except FileNotFoundError as error:  # torchvision's, of classes without images
+        raise UserError(f"data.data_dir: {place}: {one_line(error, 200)}") from error
     return listing(config, files(found), found.classes)
+
+
+class _Folder(ImageFolder):  # type: ignore[misc]
+    """torchvision's, without what is hidden."""
+
+    def __init__(self, place: Path) -> None:
+        beyond = len(str(place))
+        super().__init__(str(place), is_valid_file=lambda path: is_image_file(path) and not _hidden(path[beyond:]))
+
+    def find_classes(self, directory: str | Path) -> tuple[list[str], dict[str, int]]:
+        """The folders in `directory`, by name. Raises `FileNotFoundError` where there are none."""
+        names = sorted(_classes(Path(directory)))
+        if not names:
+            raise FileNotFoundError("there are no class folders")
+        return names, {name: number for number, name in enumerate(names)}
+
+
+def _list_tar(config: DataConfig, place: Path) -> Listing:
+    nothing = UserError(f"data.data_dir: {place} has no images; expected are CLASS/IMAGE in it, as .png, .jpg or .jpeg")
+    try:
+        reader = open_with_timm(config, "", str(place), search_split=False).reader
+    except UserError as error:
+        if "not enough values to unpack" in str(error):  # of a list of no samples
+            raise nothing from error
+        raise
+    seen = [not _hidden(f"/{inner.name if inner else ''}/{member.name}") for member, _, inner in reader.samples]
+    if not any(seen):
+        raise nothing
+    targets = reader.targets[seen]
+    given = sorted(reader.class_name_to_idx, key=reader.class_name_to_idx.__getitem__)
+    names = sorted({given[target] for target in targets})
+    order = np.array([names.index(name) if name in names else -1 for name in given])  # timm sorts 10 behind 9
+    return listing(config, Members(str(place), reader.samples[seen], order[targets]), names)
+
+
+def _hidden(path: str) -> bool:
+    """Whether a name in a path that begins with a slash has a leading dot, the folder itself apart."""
+    return "/." in path.replace("/./", "/")
+
+
+def _classes(place: Path) -> set[str]:
+    return {path.name for path in place.iterdir() if path.is_dir() and not path.name.startswith(".")}
 
 
 def _places(root: Path) -> dict[Part, Path]:
@@ -45,11 +88,12 @@ def _places(root: Path) -> dict[Part, Path]:
         )
     places: dict[Part, Path] = {"train": found["train"], "test": test}
     if all(place.is_dir() for place in places.values()):
-        train_names, test_names = (
-            {path.name for path in place.iterdir() if path.is_dir()} for place in places.values()
-        )
+        train_names, test_names = (_classes(place) for place in places.values())
         if train_names != test_names:
             differing = sorted(train_names ^ test_names)
             shown = ", ".join(differing[:5]) + (", ..." if len(differing) > 5 else "")
-            raise UserError(f"data.data_dir: {found['train']} and {test} differ in {len(differing)} classes: {shown}")
+            plural = "es" if len(differing) > 1 else ""
+            raise UserError(
+                f"data.data_dir: {found['train']} and {test} differ in {len(differing)} class{plural}: {shown}"
+            )
     return places

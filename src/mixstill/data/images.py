@@ -95,6 +95,11 @@ def reason(error: Exception) -> str:
     return "not an image" if isinstance(error, UnidentifiedImageError) else one_line(error)
 
 
+def odd_label(name: str, label: int, classes: int) -> str:
+    """What there is to say of a label that is no class."""
+    return f"{name} has the label {label}; they lie in 0 to {classes - 1}"
+
+
 def rgb(image: Image.Image) -> Image.Image:
     """Three channels of 8 bits as Pillow converts to them; the orientation that EXIF tells is not applied."""
     return image if image.mode == "RGB" else image.convert("RGB")

@@ -20,9 +20,10 @@ from torch import Tensor
 from mixstill import rng
 from mixstill.config import DataConfig, ViewsConfig
 from mixstill.data.cutting import Cutting
-from mixstill.data.factory import check_labels, class_names, create
+from mixstill.data.factory import class_names, create
 from mixstill.data.feeding import FeedReader, detached
 from mixstill.data.images import Part, statistics
+from mixstill.data.shards import check_shards
 from mixstill.data.split import Batch, Corrupt, Request
 from mixstill.data.workers import read_stream
 from mixstill.errors import DataError, UserError
@@ -59,9 +60,7 @@ class Feed:
 
     def load(self, requests: Iterable[Request]) -> Iterator[Batch]:
         """Of each request's epoch the next samples in its order; a resumed epoch is read over up to where it stood."""
-        rank, world = (
-            (dist.get_rank(), dist.get_world_size()) if dist.is_available() and dist.is_initialized() else (0, 1)
-        )
+        rank, world = _process()
         for epoch, its in groupby(requests, lambda request: request.epoch):
             first = next(its)
             with closing(self._read(epoch, _BLOCK, rank, world, training=True)) as blocks:
@@ -78,7 +77,8 @@ class Feed:
 
     def _read(self, epoch: int, size: int, rank: int, world: int, *, training: bool) -> Generator[Batch]:
         """Blocks of `size` samples, on the CPU."""
-        feed = FeedReader(self.reader, self.cutting, epoch, size, rank, world, training, self.corrupt.limit)
+        about = (len(self.classes), epoch, size, rank, world, training, self.corrupt.limit)
+        feed = FeedReader(self.reader, self.cutting, *about)
         seed = int(rng.bits(self.cutting.seed, rng.Domain.ORDER, epoch, torch.tensor([0]), 1))
         with closing(read_stream(feed, self.workers, seed, pin=self.device.type == "cuda")) as blocks:
             for block in blocks:
@@ -86,13 +86,17 @@ class Feed:
                     self.corrupt.add(name, why)
                 if block.failure:
                     raise DataError(f"data: {block.failure}")
-                check_labels(block.labels, len(self.classes), lambda _: "a sample")
                 if len(block.labels):  # a worker may be left without a shard
                     yield block.pixels, block.labels
 
     def _on_device(self, batch: Batch) -> Batch:
         pixels, labels = (tensor.to(self.device, non_blocking=True) for tensor in batch)
         return pixels, labels
+
+
+def _process() -> tuple[int, int]:
+    """The number of this process, and how many there are."""
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_available() and dist.is_initialized() else (0, 1)
 
 
 def _interleaved(blocks: Iterator[Batch], count: int) -> Iterator[Batch]:
@@ -129,10 +133,11 @@ class _Taker:
 def open_feed(
     config: DataConfig, part: Part, device: torch.device, size: int | None, views: ViewsConfig | None, seed: int
 ) -> Feed:
-    """A part of an iterable data set. Raises `UserError` as `create` does, and where the sizes are not known."""
+    """A part of an iterable data set. Raises `UserError` as `create` and `check_shards` do, and for no size."""
     if size is None:
         raise UserError("data.input_size: None is not valid; photos need the size to be brought to")
     reader = _reader(config, part, is_training=part == "train", seed=seed)
+    check_shards(config, part, reader, _process()[1])
     classes = class_names(config, getattr(reader, "class_to_idx", None), None)
     cutting = Cutting(size=size, crop_pct=config.crop_pct, views=views, seed=seed)
     about = (classes, *statistics(config.dataset), cutting, device, config.workers, Corrupt(config.max_corrupt))

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import warnings
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
@@ -19,7 +20,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from mixstill.data.cutting import Cutting
-from mixstill.data.images import reason
+from mixstill.data.images import odd_label, reason
 from mixstill.data.photos import Photos
 from mixstill.errors import DataError
 
@@ -32,7 +33,7 @@ _GROUP = 32  # photos whose heads are read before they are decoded one after ano
 class Loaded(NamedTuple):
     """uint8 [n, 3, S, S], int64 [n], and names and reasons of what was found broken on the way.
 
-    `failure` tells why there is no more, where a reader broke down.
+    `failure` tells why the run cannot go on: a reader broke down, or a label is no class.
     """
 
     pixels: Tensor
@@ -42,24 +43,28 @@ class Loaded(NamedTuple):
 
 
 class Block:
-    """Pixels and labels as they gather: room for `count` samples of `size` x `size` pixels."""
+    """Pixels and labels, in range(`classes`), as they gather: room for `count` samples of `size` x `size` pixels."""
 
-    def __init__(self, count: int, size: int) -> None:
+    def __init__(self, count: int, size: int, classes: int) -> None:
         self._pixels = np.empty((count, 3, size, size), dtype=np.uint8)
         self._labels: list[int] = []
+        self._classes = classes
+        self._failure = ""
 
     def __len__(self) -> int:
         return len(self._labels)
 
-    def add(self, pixels: npt.NDArray[np.uint8], label: int) -> None:
-        """One sample more: uint8 [3, S, S] and its class."""
+    def add(self, pixels: npt.NDArray[np.uint8], label: int, name: Callable[[], str]) -> None:
+        """One sample more: uint8 [3, S, S] and its class; `name` tells what to call it."""
+        if not 0 <= label < self._classes:
+            self._failure = self._failure or odd_label(name(), label, self._classes)
         self._pixels[len(self)] = pixels
         self._labels.append(label)
 
     def loaded(self, broken: dict[str, str]) -> Loaded:
         """What has gathered, and what was found broken meanwhile."""
         labels = torch.tensor(self._labels, dtype=torch.int64)
-        return Loaded(torch.from_numpy(self._pixels[: len(self)]), labels, dict(broken))
+        return Loaded(torch.from_numpy(self._pixels[: len(self)]), labels, dict(broken), self._failure)
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,11 +77,12 @@ class TrainReader(Dataset[Loaded]):
     photos: Photos
     ids: npt.NDArray[np.int64]
     cutting: Cutting
+    classes: int
     max_corrupt: int
 
     def __getitem__(self, wanted: Wanted) -> Loaded:
         ids, repeats, epoch = wanted
-        block = Block(len(ids), self.cutting.size)
+        block = Block(len(ids), self.cutting.size, self.classes)
         broken: dict[str, str] = {}
         which = torch.tensor([ids, repeats], dtype=torch.int64)
         words = self.cutting.words(which[0], which[1], epoch)
@@ -95,7 +101,7 @@ class TrainReader(Dataset[Loaded]):
             photo = photos.popleft()
             try:
                 if photo is not None:
-                    block.add(self.cutting.train(photo[0], window), photo[1])
+                    block.add(self.cutting.train(photo[0], window), photo[1], partial(self.photos.name, index))
                     continue
             except Exception:  # the reason is found again below
                 photo = None
@@ -122,13 +128,14 @@ class TrainReader(Dataset[Loaded]):
             try:
                 image, label = self.photos.open(candidate)
                 (window,) = self.cutting.windows(words, [image.size])
-                block.add(self.cutting.train(image, window), label)
+                block.add(self.cutting.train(image, window), label, partial(self.photos.name, candidate))
                 return
             except Exception as error:  # a broken file makes Pillow raise almost anything
                 broken[self.photos.name(candidate)] = reason(error)
                 if len(broken) > self.max_corrupt:
                     return
-        raise DataError(f"no image of {len(self.ids)} can be read")
+        name, why = next(iter(broken.items()))
+        raise DataError(f"data: no image of {len(self.ids)} can be read; the first: {name}: {why}")
 
     def _from(self, index: int) -> Iterator[int]:
         """All ids from `index` on, and round to it again."""
@@ -143,16 +150,17 @@ class EvalReader(Dataset[Loaded]):
 
     photos: Photos
     cutting: Cutting
+    classes: int
     max_corrupt: int
 
     def __getitem__(self, ids: list[int]) -> Loaded:
-        block = Block(len(ids), self.cutting.size)
+        block = Block(len(ids), self.cutting.size, self.classes)
         broken: dict[str, str] = {}
         with warnings.catch_warnings(action="ignore"):  # Pillow's, of odd but readable files
             for index in ids:
                 try:
                     image, label = self.photos.open(index)
-                    block.add(self.cutting.eval(image), label)
+                    block.add(self.cutting.eval(image), label, partial(self.photos.name, index))
                 except Exception as error:  # a broken file makes Pillow raise almost anything
                     broken[self.photos.name(index)] = reason(error)
                     if len(broken) > self.max_corrupt:

@@ -16,11 +16,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from mixstill.data.cutting import Cutting
-from mixstill.data.factory import check_labels
 from mixstill.data.photos import Photos
 from mixstill.data.reading import EvalReader, Loaded, TrainReader, Wanted
 from mixstill.data.split import Batch, Corrupt, Request
 from mixstill.data.workers import read_in_order
+from mixstill.errors import DataError
 from mixstill.normalisation import Channels
 
 
@@ -52,12 +52,12 @@ class Stream:
 
     def load(self, requests: Iterable[Request]) -> Iterator[Batch]:
         """The training views and labels of each request; for a corrupt image those of the next readable one."""
-        reader = TrainReader(self.photos, self.ids.numpy().copy(), self.cutting, self.corrupt.limit)
+        reader = TrainReader(self.photos, self.ids.numpy().copy(), self.cutting, len(self.classes), self.corrupt.limit)
         return self._batches(reader, map(self._parts_of, requests))
 
     def eval_batches(self, batch_size: int, rank: int = 0, count: int = 1) -> Iterator[Batch]:
         """The images and labels of `ids[rank::count]`, in ascending order, corrupt ones left out."""
-        reader = EvalReader(self.photos, self.cutting, self.corrupt.limit)
+        reader = EvalReader(self.photos, self.cutting, len(self.classes), self.corrupt.limit)
         mine = self.ids[rank::count].tolist()
         wanted = (self._parts(mine[start : start + batch_size]) for start in range(0, len(mine), batch_size))
         with closing(self._batches(reader, wanted)) as batches:
@@ -89,7 +89,8 @@ class Stream:
         for part in parts:
             for name, why in part.broken.items():
                 self.corrupt.add(name, why)
-            check_labels(part.labels, len(self.classes), lambda _: "a sample")
+            if part.failure:
+                raise DataError(f"data: {part.failure}")
         pixels, labels = zip(*((part.pixels, part.labels) for part in parts), strict=True)
         return _on(self.device, pixels), _on(self.device, labels)
 

@@ -11,14 +11,15 @@ import os
 import signal
 import threading
 import warnings
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import contextmanager
 from multiprocessing import forkserver, resource_tracker
 from typing import Any, TypeVar
 
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from mixstill.errors import DataError
+from mixstill.errors import DataError, RunError, one_line
 
 T = TypeVar("T")
 
@@ -59,18 +60,32 @@ def _loader(dataset: Dataset[T], workers: int, pin: bool, seed: int = 0, **optio
 
 
 def _results(loader: DataLoader[T]) -> Generator[T]:
-    with warnings.catch_warnings(action="ignore"):
-        results: Any = iter(loader)
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            results: Any = iter(loader)
+    except (EOFError, OSError) as error:  # their server is gone, or there is no room for more processes
+        raise _not_started(error) from error
     try:
         yield from results
     except Exception as error:
         text = str(error).strip()
         if not text.startswith(("Caught ", "DataLoader worker")):
             raise
-        last = text.splitlines()[-1].removeprefix("mixstill.errors.DataError: ")  # what follows the worker's traceback
-        raise DataError(f"data: {last}") from error
+        last = text.splitlines()[-1]
+        if text.startswith("DataLoader"):
+            raise DataError(
+                f"data: {last.rstrip('.')}; perhaps for want of memory or of room in /dev/shm: fewer --workers need less"
+            ) from error
+        # Of what a worker raised the last line follows its traceback.
+        raise DataError(f"data: {last.removeprefix('mixstill.errors.DataError: ').removeprefix('data: ')}") from error
     finally:
         results._shutdown_workers()  # collected as garbage, they would be waited for in vain
+
+
+def _not_started(error: Exception) -> RunError:
+    return RunError(
+        f"data.workers: worker processes cannot be started: {one_line(error)}; --workers 0 reads without them"
+    )
 
 
 def _as_it_is(value: T) -> T:
@@ -84,13 +99,29 @@ def start_server(modules: Iterable[str] = ()) -> Any:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["mixstill.data.streaming", *modules])
     # The server inherits the mask, and its workers from it: none of them ever sees a Ctrl-C.
-    resource_tracker.ensure_running()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-    try:
-        forkserver.ensure_running()
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    with _safe_path():
+        resource_tracker.ensure_running()
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        try:
+            forkserver.ensure_running()
+        except (EOFError, OSError) as error:
+            raise _not_started(error) from error
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return context
+
+
+@contextmanager
+def _safe_path() -> Iterator[None]:
+    """Python processes started here import nothing from the current folder, where `python -c` looks first."""
+    before = os.environ.get("PYTHONSAFEPATH")
+    os.environ["PYTHONSAFEPATH"] = "1"
+    try:
+        yield
+    finally:
+        del os.environ["PYTHONSAFEPATH"]
+        if before is not None:
+            os.environ["PYTHONSAFEPATH"] = before
 
 
 def _begin(_: int) -> None:

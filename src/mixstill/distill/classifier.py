@@ -23,7 +23,7 @@ from mixstill.models.create import create_backbone, pixels
 from mixstill.models.drop_path import schedule_drop_path
 from mixstill.models.weights import SUFFIXES
 from mixstill.normalisation import IMAGENET
-from mixstill.schema import from_dict, to_dict
+from mixstill.schema import from_dict, to_dict, without_removed
 
 WEIGHTS_FILE = "weights.safetensors"
 EMA_FILE = "ema.safetensors"
@@ -84,6 +84,8 @@ class Classifier:
 
 def build_student(config: Config, num_classes: int) -> Student:
     """The student of a config, its weights drawn from `train.seed`."""
+    if "drop_path_rate" in config.model.kwargs:
+        raise UserError("model.kwargs: drop_path_rate is not taken here; give it as model.drop_path")
     torch.manual_seed(config.train.seed & 0x7FFFFFFFFFFFFFFF)
     backbone = create_backbone(
         config.model.name,
@@ -168,7 +170,7 @@ def _from_file(path: Path, model: str | None, name: str) -> Classifier:
 def _from_student(path: Path, weights: Weights, name: str) -> Classifier:
     try:
         about = json.loads(weights.metadata[_KEY])
-        config = from_dict(about["config"])
+        config = from_dict(without_removed(about["config"]))
         raw: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in about["facts"].items()}
         facts = Facts(**raw)
     except (AttributeError, KeyError, TypeError, ValueError, UserError) as error:

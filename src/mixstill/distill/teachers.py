@@ -23,6 +23,8 @@ from mixstill.views import denormalise, normalise, resize
 class Teacher(nn.Module):
     """One teacher. It takes the student's normalised images and puts them into its own normalisation and resolution.
 
+    `facts` are those of its classifier.
+
     Raises:
         UserError: the teacher has another number of classes than the data.
     """
@@ -41,6 +43,7 @@ class Teacher(nn.Module):
                 f"distill.teachers: {classifier.name} was trained on other classes: {differing} in the data"
             )
         self.model = classifier.model.eval().requires_grad_(False)
+        self.facts = own
         self.input_size = own.input_size
         self.own, self.student = (own.mean, own.std), (student.mean, student.std)
 

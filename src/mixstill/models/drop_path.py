@@ -1,7 +1,9 @@
-"""Stochastic depth (Huang et al., ECCV 2016) that is drawn for the whole batch, wherever its samples are computed.
+"""Stochastic depth (Huang et al., ECCV 2016) whose draws belong to the samples of a batch, wherever they are computed.
 
-A batch may be spread over processes and passes. Each draws the same numbers, one per sample of the whole batch, and
-takes those of its own rows: so a run has the same paths on one process and on many.
+A batch may be spread over processes and passes. What is drawn for a sample is a function of (seed, epoch, its place in
+the epoch): so a run has the same paths on one process and on many.
+
+Shapes: b samples of a forward pass.
 """
 
 from __future__ import annotations
@@ -14,30 +16,44 @@ import torch
 from timm.layers import DropPath as TimmDropPath
 from torch import Tensor, nn
 
+from mixstill import rng
+
 Mode = Literal["linear", "constant"]
 _NAME = re.compile(r"drop_path\d*")
+_CALLS = 4  # draws of a module for each sample: timm's blocks call theirs up to three times
 
 
 class DropPath(nn.Module):
     """Leaves a sample out of a residual branch with probability `rate`, and scales up those that stay.
 
-    `rows` int64 [b] are the places of the forward pass's samples in a batch of `total`; None: they are the batch.
+    `draws` float32 [calls, b] in [0, 1) are those of the next forward pass; without them torch's generator draws.
     """
 
     def __init__(self, rate: float) -> None:
         super().__init__()
         self.rate = rate
-        self.rows: Tensor | None = None
-        self.total = 0
+        self.place(None)
+
+    def place(self, draws: Tensor | None) -> None:
+        """Take these draws for the next forward pass."""
+        self.draws = draws
+        self.calls = self.recalls = 0
 
     def forward(self, branch: Tensor) -> Tensor:
         """[b, ...] -> [b, ...], each sample kept whole (over 1 - rate) or zero."""
         if not self.training or self.rate == 0:
             return branch
-        draws = torch.rand(len(branch) if self.rows is None else self.total)  # on the CPU: the same for every device
-        kept = (draws if self.rows is None else draws[self.rows]) >= self.rate
-        scale = kept.to(branch.dtype) / (1 - self.rate)
+        draws = torch.rand(len(branch)) if self.draws is None else self.draws[self._number() % _CALLS]
+        scale = (draws >= self.rate).to(branch.dtype) / (1 - self.rate)
         return branch * scale.to(branch.device, non_blocking=True).view(-1, *[1] * (branch.ndim - 1))
+
+    def _number(self) -> int:
+        """Which call of the forward pass this is; gradient checkpointing makes the same calls again in the backward."""
+        if torch._C._current_graph_task_id() == -1:
+            self.calls += 1
+            return self.calls - 1
+        self.recalls += 1
+        return self.recalls - 1
 
     def extra_repr(self) -> str:
         """What stands in the printed model."""
@@ -51,26 +67,34 @@ def schedule_drop_path(backbone: nn.Module, rate: float, mode: Mode) -> None:
     has its own growing rates they stay. `constant`: `rate` in every block.
     """
     places = list(_places(backbone))
-    blocks = list(dict.fromkeys(block for block, _, _ in places))
-    found = [module.drop_prob for _, _, module in places if isinstance(module, TimmDropPath)]
-    grown = len(set(found)) > 1 or len(found) < len(places)
-    for block, name, module in places:
-        own = module.drop_prob if isinstance(module, TimmDropPath) else 0.0
-        linear = own if grown else rate * blocks.index(block) / max(len(blocks) - 1, 1)
+    own = [module.drop_prob if isinstance(module, TimmDropPath) else 0.0 for _, _, module in places]
+    blocks = list(dict.fromkeys(block for (block, _, _), its in zip(places, own, strict=True) if its))
+    grown = len({its for its in own if its}) > 1 or own[:1] == [0.0]
+    for (block, name, _), its in zip(places, own, strict=True):
+        linear = its if grown or not its else rate * blocks.index(block) / max(len(blocks) - 1, 1)
         setattr(backbone.get_submodule(block), name, DropPath(rate if mode == "constant" else linear))
 
 
-def _places(backbone: nn.Module) -> Iterator[tuple[str, str, nn.Module]]:
-    """(block, attribute, module) of every drop path in order of depth, those included that timm left out as zero."""
-    for dotted, module in backbone.named_modules():
-        block, _, name = dotted.rpartition(".")
-        left_out = isinstance(module, nn.Identity) and _NAME.fullmatch(name) is not None
-        if isinstance(module, TimmDropPath) or left_out:
-            yield block, name, module
+def _places(backbone: nn.Module) -> Iterator[tuple[str, str, nn.Module | None]]:
+    """(block, attribute, what stands there) of every drop path, those that timm left out as zero included."""
+    for dotted, block in backbone.named_modules():
+        children = dict(block.named_children())
+        for name in [*children, *(name for name, value in vars(block).items() if value is None)]:
+            module = children.get(name)
+            left_out = _NAME.fullmatch(name) is not None and (module is None or isinstance(module, nn.Identity))
+            if isinstance(module, TimmDropPath) or left_out:
+                yield dotted, name, module
 
 
-def place_rows(model: nn.Module, rows: Tensor | None, total: int) -> None:
-    """Tell every drop path which `rows` int64 [b] of a batch of `total` samples the next forward pass holds."""
-    for module in model.modules():
-        if isinstance(module, DropPath):
-            module.rows, module.total = rows, total
+def place_paths(model: nn.Module, seed: int, epoch: int, samples: Tensor | None) -> None:
+    """Draw the paths of the next forward pass, whose samples are the `samples` int64 [b] of an epoch.
+
+    None: torch's own generator draws them.
+    """
+    modules = [module for module in model.modules() if isinstance(module, DropPath)]
+    draws: list[Tensor | None] = [None] * len(modules)
+    if samples is not None and modules:
+        words = rng.uniform(seed, rng.Domain.DROP_PATH, epoch, samples.cpu(), _CALLS * len(modules))
+        draws = [*torch.split(words.T.contiguous(), _CALLS)]
+    for module, its in zip(modules, draws, strict=True):
+        module.place(its)

@@ -51,6 +51,10 @@ class Part:
         return sum(self.sizes) / self.total
 
 
+def _many(count: int, noun: str) -> str:
+    return f"{count} {noun}{'es' * (count != 1)}"
+
+
 def shards(batch: int, count: int) -> list[Tensor]:
     """`range(batch)` in `count` parts, each with the mirror image of every place in it: int64 [b] each, ascending.
 
@@ -96,7 +100,7 @@ class Batches:
         """What is worth saying about how a batch is split."""
         wanted = self.config.train.device_batch_size
         sizes = sorted({len(rows) for part in range(self.passes) for rows in self.rows(part)})
-        count = f"{self.processes.count} processes in {self.passes} passes"
+        count = f"{_many(self.processes.count, 'process')} in {_many(self.passes, 'pass')}"
         lines = []
         if self.processes.count * self.passes > 1:
             lines.append(f"a batch of {self.size} is worked on by {count}, {sizes[-1]} samples at once")

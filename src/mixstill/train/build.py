@@ -87,9 +87,11 @@ def build(config: Config, processes: Processes = ALONE) -> Job:
     check_forward(student, config, size)
     if config.train.grad_checkpointing:
         checkpoint_gradients(student.backbone, config.model.name)
+    if config.train.sync_bn and device.type != "cuda":
+        raise UserError(f"train.sync_bn: True is not valid on {device}; PyTorch has it for CUDA only")
     if config.train.sync_bn and processes.count > 1:
         student.backbone = cast(Any, nn.SyncBatchNorm).convert_sync_batchnorm(student.backbone)
-    state = State.start(config, student)
+    state = State.start(config, student, f"{len(data)} images of {len(data.classes)} classes")
     batches = Batches(data, config, size, processes)
     check_parts(batches, state)
     stepper = Stepper(config, teachers, objective, processes)

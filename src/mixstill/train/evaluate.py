@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from mixstill.data.split import Split
 from mixstill.distill.student import Head, Space, StudentOutput
+from mixstill.errors import DataError
 from mixstill.train.processes import ALONE, Processes
 from mixstill.views import normalise, resize, to_float
 
@@ -30,7 +31,7 @@ class Score:
 
 def main_head(scores: Mapping[str, Score]) -> Score:
     """The score that counts: of the average of the heads, or of the only head."""
-    return scores.get("average", scores["class"])
+    return scores["average"] if "average" in scores else scores["class"]
 
 
 def plain(scores: Mapping[str, Score]) -> dict[str, dict[str, float]]:
@@ -80,6 +81,8 @@ def evaluate(
     for name, (n, top1, top5, loss) in zip(HEADS, processes.sum(sums).tolist(), strict=True):
         if n:
             scores[name] = Score(100 * top1 / n, 100 * top5 / n, loss / n, int(n))
+    if not scores:
+        raise DataError("data: there is no image to evaluate that can be read")
     return scores
 
 

@@ -33,14 +33,16 @@ class Forecast:
 def forecast(options: TrainConfig, per_epoch: int, images: Sequence[int], ema: bool, costs: Costs) -> Forecast:
     """The forecast of a run from its first step to its last, as `mixstill.train.loop.fit` takes them.
 
-    `images` are the sizes of the splits that it is measured on: the first in each evaluation, all at the end. With
-    `ema` its moving average is measured on them too.
+    `images` are the sizes of the splits that it is measured on: the first in each evaluation, all at the end. A split
+    of size 0 does not tell its size, and is taken to cost as much as an evaluation. With `ema` its moving average is
+    measured on them too.
     """
     whole = options.epochs * per_epoch
     last = min(whole, options.max_steps or whole)
     measured = {last, *range(0, last, per_epoch * options.eval_interval)} - {0}
     saved = measured | {*range(0, last, options.checkpoint_interval or whole)} - {0}
-    closing = (sum(images) * (1 + ema) - images[0]) / images[0]  # in evaluations
+    sizes = [count / images[0] if count and images[0] else 1 for count in images]  # in evaluations
+    closing = sum(sizes) * (1 + ema) - 1
     epoch = per_epoch * costs.step + costs.regulariser + costs.evaluation / options.eval_interval
     total = (
         costs.start

@@ -38,7 +38,11 @@ def fit(
         means = journal.close_window()
         if means:
             done = state.step - 1
-            line = {"step": state.step, "epoch": done // per_epoch, "lr": learning_rate(config, done, per_epoch)}
+            line = {
+                "step": state.step,
+                "epoch": done // per_epoch,
+                "lr": learning_rate(config, done, per_epoch, batches.size),
+            }
             journal.write(line | {"images_per_second": round(display.rate(), 1)} | means)
             display.metrics(state.step, last, means)
 
@@ -63,7 +67,7 @@ def fit(
             epoch, index = divmod(state.step, per_epoch)
 
             # step
-            rate = learning_rate(config, state.step, per_epoch)
+            rate = learning_rate(config, state.step, per_epoch, batches.size)
             terms = stepper.step(state, parts, batches.passes, epoch=epoch, index=index, rate=rate)
             done = index + 1 == per_epoch
             if done:
@@ -78,6 +82,11 @@ def fit(
             display.advance(batches.size)
             if saved or state.step % options.log_interval == 0:
                 close_window()
+
+            if saved:
+                for model in (state.student, state.ema):
+                    if model is not None:
+                        processes.average_buffers(model)
 
             # evaluate
             if measured:

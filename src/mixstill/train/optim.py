@@ -14,14 +14,14 @@ from mixstill.config import Config, OptimConfig
 from mixstill.errors import UserError, nearest, one_line, unknown
 
 
-def learning_rate(config: Config, step: int, steps_per_epoch: int) -> float:
+def learning_rate(config: Config, step: int, steps_per_epoch: int, batch_size: int) -> float:
     """The rate of optimizer step `step` (from 0): linear warm-up, then a cosine over all steps to `min_lr`.
 
     As in timm and DeiT the cosine counts from step 0, so that the warm-up covers its beginning, and the scale of
     `lr_base_size` is on the peak alone.
     """
     options, epochs = config.optim, config.train.epochs
-    peak = options.lr * (config.train.batch_size / options.lr_base_size if options.lr_base_size else 1)
+    peak = options.lr * (batch_size / options.lr_base_size if options.lr_base_size else 1)
     warmup, total = options.warmup_epochs * steps_per_epoch, epochs * steps_per_epoch
     if step < warmup:
         return options.warmup_lr + (peak - options.warmup_lr) * step / warmup
@@ -38,6 +38,8 @@ def build_optimizer(config: OptimConfig, model: nn.Module) -> torch.optim.Optimi
     if config.opt not in names:
         raise unknown("optim.opt", config.opt, names)
     about = get_optimizer_info(config.opt)
+    if about.second_order:
+        raise UserError(f"optim.opt: {config.opt!r} needs second derivatives, which a step here does not compute")
     arguments: dict[str, Any] = {}
     if about.has_eps and config.opt_eps is not None:
         arguments["eps"] = config.opt_eps

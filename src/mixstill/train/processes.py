@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from mixstill.errors import RunError, one_line
 
@@ -74,6 +74,12 @@ class Processes:
             if parameter.grad is not None:
                 parameter.grad.copy_(self.sum(parameter.grad) / self.count)
 
+    def average_buffers(self, model: nn.Module) -> None:
+        """Make what a model counts along the way (the statistics of batch norm) the mean over the processes."""
+        for buffer in model.buffers() if self.count > 1 else ():
+            if buffer.is_floating_point():
+                buffer.copy_(self.sum(buffer) / self.count)
+
     def wait(self) -> None:
         """Until all processes are here."""
         self.largest(0)
@@ -84,7 +90,7 @@ ALONE = Processes()
 
 def launched() -> Processes:
     """What torchrun says about this process."""
-    return Processes(int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)))
+    return Processes(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])) if "RANK" in os.environ else ALONE
 
 
 @contextmanager

@@ -32,10 +32,11 @@ class State:
     information: MutualInformation | None
     statistics_optimizer: torch.optim.Optimizer | None
     step: int = 0
+    data: str = ""
 
     @classmethod
-    def start(cls, config: Config, student: Student) -> State:
-        """The state before the first step. The student is on its device."""
+    def start(cls, config: Config, student: Student, data: str = "") -> State:
+        """The state before the first step. The student is on its device; `data` tells what it is trained on."""
         device = next(student.parameters()).device
         decay = config.train.ema_decay
         information = statistics_optimizer = None
@@ -52,6 +53,7 @@ class State:
             ema=None if decay is None else ModelEmaV3(student, decay=decay, use_warmup=config.train.ema_warmup),
             information=information,
             statistics_optimizer=statistics_optimizer,
+            data=data,
         )
 
     def parts(self) -> dict[str, Any]:
@@ -69,7 +71,8 @@ class State:
     def save(self, path: Path) -> None:
         """Write the checkpoint, atomically."""
         content = io.BytesIO()
-        torch.save({"step": self.step} | {name: part.state_dict() for name, part in self.parts().items()}, content)
+        head = {"step": self.step, "data": self.data}
+        torch.save(head | {name: part.state_dict() for name, part in self.parts().items()}, content)
         write_atomically(path, content.getvalue())
 
     def restore(self, path: Path) -> None:
@@ -82,3 +85,5 @@ class State:
             self.step = int(saved["step"])
         except Exception as error:  # arbitrary bytes make the reader fail in arbitrary ways
             raise UserError(f"checkpoint {path}: cannot be resumed from: {one_line(error, 160)}") from error
+        if saved["data"] != self.data:
+            raise UserError(f"data.data_dir: the run began with {saved['data']}, but there are {self.data} now")

@@ -15,7 +15,7 @@ from mixstill.distill.mutual_information import MutualInformation, derangement_s
 from mixstill.distill.objective import Objective
 from mixstill.distill.student import Student, StudentOutput
 from mixstill.distill.teachers import Teachers
-from mixstill.models.drop_path import place_rows
+from mixstill.models.drop_path import place_paths
 from mixstill.train.batch import Batches, Part
 from mixstill.train.optim import set_rate
 from mixstill.train.processes import ALONE, Processes
@@ -45,8 +45,8 @@ class Stepper:
         student = self._student(state.student)
         terms: dict[str, Tensor] = {}
         for number, part in enumerate(parts):
-            rng.seed_torch(seed, epoch, index)  # for every part alike: each takes its rows of what the batch draws
-            place_rows(state.student, part.rows, part.total)
+            rng.seed_torch(seed, epoch, (index * passes + number) * everyone + self.processes.rank)
+            place_paths(state.student, seed, epoch, index * part.total + part.rows)
 
             # forward
             with torch.autocast(part.images.device.type, torch.bfloat16, enabled=config.train.amp):
@@ -94,7 +94,7 @@ class Stepper:
             return {}
         images = batches.sample(epoch)
         rng.seed_torch(self.config.train.seed, epoch, _ONCE)
-        place_rows(state.student, None, 0)
+        place_paths(state.student, self.config.train.seed, epoch, None)
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self.config.train.amp):
             output = state.student(images)
         shift = derangement_shift(self.config.train.seed, epoch, _ONCE, len(images))

@@ -97,7 +97,7 @@ def time_steps(job: Job, count: int | None = None, seconds: float = SECONDS) -> 
 def _step(job: Job, parts: Iterable[Part]) -> dict[str, Tensor]:
     state, per_epoch = job.state, job.batches.per_epoch
     epoch, index = divmod(state.step, per_epoch)
-    rate = learning_rate(job.config, state.step, per_epoch)
+    rate = learning_rate(job.config, state.step, per_epoch, job.batches.size)
     return job.stepper.step(state, parts, job.batches.passes, epoch=epoch, index=index, rate=rate)
 
 

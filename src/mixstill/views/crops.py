@@ -25,7 +25,7 @@ ROW, COLUMN, FLIP, VFLIP, INTERPOLATION = range(5)
 _ATTEMPTS, _FIRST_ATTEMPT = 10, 8
 RRC_DRAWS = _FIRST_ATTEMPT + 4 * _ATTEMPTS
 
-_SRC_PAD = 4
+SRC_PAD = 4
 
 
 def crop_words(
@@ -102,7 +102,7 @@ def simple_crop(pixels: Tensor, words: Tensor, size: int) -> Tensor:
         scaled = (size * height // short, size * width // short)
         levels = F.interpolate(pixels.float(), scaled, mode="bicubic", antialias=True)
         pixels = to_bytes(levels.add_(0.5))
-    return _cut(F.pad(pixels, (_SRC_PAD,) * 4, mode="reflect"), words, size, size)
+    return _cut(F.pad(pixels, (SRC_PAD,) * 4, mode="reflect"), words, size, size)
 
 
 def _cut(pixels: Tensor, words: Tensor, height: int, width: int) -> Tensor:
@@ -115,6 +115,16 @@ def _cut(pixels: Tensor, words: Tensor, height: int, width: int) -> Tensor:
     shape = (pixels.numel() - span + 1, channels, height, width)
     windows = pixels.flatten().as_strided(shape, (1, rows * columns, columns, 1))
     return windows.index_select(0, start.to(pixels.device, non_blocking=True))
+
+
+def src_corners(words: Tensor, widths: Tensor, heights: Tensor, size: int) -> Tensor:
+    """Where simple crops of `size` x `size` lie in photos of these sizes, resized and reflected as above.
+
+    `words` int64 [B, D] are those of `crop_words`; widths, heights int64 [B] -> int64 [B, 2] (top, left).
+    """
+    short = torch.minimum(widths, heights)
+    rows, columns = (size * side // short + 2 * SRC_PAD for side in (heights, widths))
+    return torch.stack([below(words[:, ROW], rows - size + 1), below(words[:, COLUMN], columns - size + 1)], 1)
 
 
 def flip(pixels: Tensor, words: Tensor, hflip: float, vflip: float) -> Tensor:

@@ -7,6 +7,7 @@ Cubuk et al., "RandAugment", CVPR Workshops 2020; the strings and sets of operat
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from functools import lru_cache
 from string import ascii_lowercase
@@ -78,7 +79,7 @@ def parse(text: str) -> Policy:
     if family in ("v0", "v0r", "original", "originalr", "augmix"):
         raise UserError(f"{_FIELD}: {text!r} is not built in; choose RandAugment ({_EXAMPLE}) or three-augment (3a)")
     if family != "rand":
-        raise unknown(_FIELD, text, ["-".join(["rand", *pieces]), "3a"])
+        raise unknown(_FIELD, text, _likely(text))
     values = {"m": 10.0, "n": 2.0, "p": 0.5, "mstd": 0.0, "mmax": float(_FULL_SCALE), "inc": 0.0}
     chosen, seen = "", set()
     for piece in pieces:
@@ -109,18 +110,41 @@ def parse(text: str) -> Policy:
 
 _WHOLE = {"m": "m9", "n": "n2", "mmax": "mmax10", "inc": "inc1"}
 _REAL = {"p": "p0.5", "mstd": "mstd0.5"}
+_EXAMPLES = _WHOLE | _REAL
+_BOUNDS = {"n": (1, 64), "p": (0, 1), "mmax": (1, math.inf)}
+
+
+def _likely(text: str) -> list[str]:
+    """Valid policies that may be meant by one that does not begin with `rand`: the same pieces, if they are valid."""
+    family, *pieces = re.split(r"[^a-z0-9.]+", text.lower())
+    pieces = [*pieces, "t3a"] if family == "3a" and pieces else pieces
+    meant = "-".join(["rand", *pieces])
+    try:
+        parse(meant)
+    except UserError:
+        meant = _EXAMPLE
+    return [meant, "3a"]
 
 
 def _split(text: str, piece: str) -> tuple[str, str]:
     """A piece's letters and its number."""
-    examples = _WHOLE | _REAL
     if piece == "mstdinf":
         return "mstd", "inf"
     value = piece.lstrip(ascii_lowercase)
     key = piece.removesuffix(value) if value else piece
-    if key not in examples:
-        raise unknown(f"{_FIELD} {text!r}", piece, [f"{name}{value}" if value else examples[name] for name in examples])
+    if key not in _EXAMPLES:
+        raise unknown(f"{_FIELD} {text!r}", piece, [_valid(name, value) for name in _EXAMPLES])
     return key, value
+
+
+def _valid(key: str, value: str) -> str:
+    """A valid piece of a key: with this value, if it takes it."""
+    piece = f"{key}{value}"
+    try:
+        _number(piece, piece, key, value)
+    except UserError:
+        return _EXAMPLES[key]
+    return piece
 
 
 def _number(text: str, piece: str, key: str, value: str) -> float:
@@ -129,9 +153,10 @@ def _number(text: str, piece: str, key: str, value: str) -> float:
         number = float(int(value)) if key in _WHOLE else float(value)
     except ValueError:
         kind = "a whole number" if key in _WHOLE else "a number"
-        example = (_WHOLE | _REAL)[key]
-        raise UserError(f"{_FIELD}: {piece!r} in {text!r} is not valid; {key} takes {kind}, as in {example}") from None
-    low, high = {"n": (1, 64), "p": (0, 1), "mmax": (1, math.inf)}.get(key, (0, math.inf))
+        raise UserError(
+            f"{_FIELD}: {piece!r} in {text!r} is not valid; {key} takes {kind}, as in {_EXAMPLES[key]}"
+        ) from None
+    low, high = _BOUNDS.get(key, (0, math.inf))
     if not low <= number <= high:
         bounds = f"in [{low}, {high}]" if high < math.inf else f"{low} or more"
         raise UserError(f"{_FIELD}: {piece!r} in {text!r} is not valid; {key} must be {bounds}")

@@ -1,8 +1,8 @@
 """Operations on the levels of a pixel, per sample, as Pillow's ImageOps and ImageEnhance compute them.
 
 Most are a table of 256 levels for each channel. A `*_table` function gives the tables, uint8 [B, 3, 256], so that
-`apply_table` can apply the concatenated tables of several operations in one pass. The function of the same name
-without `_table` does both.
+`apply_table` can apply the concatenated tables of several operations in one pass. What colour jitter takes alone has
+a function of the same name without `_table` that does both.
 
 Shapes: B samples, H x W pixels. Parameters are [B], on any device.
 """
@@ -133,34 +133,9 @@ def contrast_table(pixels: Tensor, factor: Tensor) -> Tensor:
     return _table(blend(mean.float(), levels, factor), pixels)
 
 
-def autocontrast(pixels: Tensor) -> Tensor:
-    """`autocontrast_table` applied: uint8 [B, 3, H, W] -> the same."""
-    return apply_table(pixels, autocontrast_table(pixels))
-
-
-def equalize(pixels: Tensor) -> Tensor:
-    """`equalize_table` applied: uint8 [B, 3, H, W] -> the same."""
-    return apply_table(pixels, equalize_table(pixels))
-
-
-def invert(pixels: Tensor) -> Tensor:
-    """`invert_table` applied: uint8 [B, 3, H, W] -> the same."""
-    return ~pixels
-
-
-def posterize(pixels: Tensor, bits: Tensor) -> Tensor:
-    """`posterize_table` applied: uint8 [B, 3, H, W] -> the same."""
-    return apply_table(pixels, posterize_table(pixels, bits))
-
-
 def solarize(pixels: Tensor, threshold: Tensor) -> Tensor:
     """`solarize_table` applied: uint8 [B, 3, H, W] -> the same."""
     return apply_table(pixels, solarize_table(pixels, threshold))
-
-
-def solarize_add(pixels: Tensor, add: Tensor) -> Tensor:
-    """`solarize_add_table` applied: uint8 [B, 3, H, W] -> the same."""
-    return apply_table(pixels, solarize_add_table(pixels, add))
 
 
 def brightness(pixels: Tensor, factor: Tensor) -> Tensor:

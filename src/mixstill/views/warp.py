@@ -30,26 +30,6 @@ _UNIT = 1 << _FIXED
 _X, _Y = 3, 2  # axes of pixels
 
 
-def shear_x(pixels: Tensor, factor: Tensor, *, bicubic: Tensor, fill: Fill) -> Tensor:
-    """Row y takes from `factor` * (y + 1/2) pixels to the right: uint8 [B, 3, H, W] -> the same."""
-    return _slide(pixels, _sheared(pixels, factor, _Y), _X, bicubic, fill)
-
-
-def shear_y(pixels: Tensor, factor: Tensor, *, bicubic: Tensor, fill: Fill) -> Tensor:
-    """Column x takes from `factor` * (x + 1/2) pixels below: uint8 [B, 3, H, W] -> the same."""
-    return _slide(pixels, _sheared(pixels, factor, _X), _Y, bicubic, fill)
-
-
-def translate_x(pixels: Tensor, offset: Tensor, *, bicubic: Tensor, fill: Fill) -> Tensor:
-    """Every pixel takes from `offset` pixels to the right: uint8 [B, 3, H, W] -> the same."""
-    return _slide(pixels, per_sample(offset, pixels, torch.float64), _X, bicubic, fill)
-
-
-def translate_y(pixels: Tensor, offset: Tensor, *, bicubic: Tensor, fill: Fill) -> Tensor:
-    """Every pixel takes from `offset` pixels below: uint8 [B, 3, H, W] -> the same."""
-    return _slide(pixels, per_sample(offset, pixels, torch.float64), _Y, bicubic, fill)
-
-
 def slide_x(pixels: Tensor, factor: Tensor, offset: Tensor, *, bicubic: Tensor, fill: Fill) -> Tensor:
     """Shears and translations in one: row y takes from `factor` * (y + 1/2) + `offset` pixels to the right."""
     shift = _sheared(pixels, factor, _Y) + per_sample(offset, pixels, torch.float64)
