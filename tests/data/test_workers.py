@@ -108,6 +108,8 @@ class Killing:
 
 
 def test_a_killed_worker_is_told_with_its_likely_causes():
-    expected = r"^data: DataLoader worker .*[Kk]illed.*; perhaps for want of memory or of room in /dev/shm: fewer --wor"
+    expected = (
+        r"^data: DataLoader worker .*(killed|exited).*; perhaps for want of memory or room in /dev/shm: fewer --workers"
+    )
     with pytest.raises(RunError, match=expected):
         list(workers.read_in_order(Killing(), [0], 1, pin=False))

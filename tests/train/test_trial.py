@@ -139,6 +139,16 @@ def test_an_evaluation_of_one_batch_is_measured_whole(job) -> None:
     assert 0 < time_evaluation(replace(tried, splits={"test": few})) < 5
 
 
+def test_an_evaluation_of_unknown_size_takes_what_was_measured(job) -> None:
+    class Unsized(Changed):
+        def __len__(self) -> int:
+            return 0
+
+    tried = job()
+    tried.state.student.register_forward_pre_hook(lambda *_: nap())
+    assert time_evaluation(replace(tried, splits={"test": Unsized(tried.splits["test"])})) > 10 * NAP  # 596 in 64s
+
+
 def test_the_regulariser_of_an_epoch_is_timed(job) -> None:
     assert time_epoch_regulariser(job({"mi.every": "epoch"})) > 10 * time_epoch_regulariser(job())
 

@@ -154,6 +154,13 @@ class _Overheard(logging.Handler):
         super().__init__()
         self._broken = broken
         self.sample: str | None = None
+        self._shard = ""
+
+    def watch_shards(self, shards: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        """The shards as they are, before they are opened; they are read one after another."""
+        for shard in shards:
+            self._shard = shard["url"]
+            yield shard
 
     def watch(self, samples: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         """The samples as they are, before they are decoded."""
@@ -170,14 +177,16 @@ class _Overheard(logging.Handler):
         if self.sample:
             self._broken[self.sample] = reason(error)
         else:
-            words = [word for word in error.args if isinstance(word, str)]  # webdataset appends the shard's address
-            why = getattr(error, "strerror", None) or next(iter(words), type(error).__name__)
-            self._broken[f"shard {words[-1]}" if len(words) > 1 else "a shard"] = one_line(RuntimeError(why))
+            why = getattr(error, "strerror", None) or str(next(iter(error.args), type(error).__name__))
+            words = why.partition(" @ <")[0]  # webdataset appends the file
+            self._broken.setdefault(f"shard {self._shard}", one_line(RuntimeError(words)))
 
     def listen(self, reader: Any) -> Iterator[tuple[Any, Any]]:
         """What a reader of webdataset's gives, while this hears what it logs."""
         log = logging.getLogger(type(reader).__module__)
-        reader.ds.pipeline.insert(-2, self.watch)  # the last two stages decode and rename
+        stages = reader.ds.pipeline
+        stages.insert(stages.index(reader._split_by_node_and_worker) + 1, self.watch_shards)
+        stages.insert(-2, self.watch)  # the last two stages decode and rename
         log.addHandler(self)
         try:
             yield from reader

@@ -74,7 +74,7 @@ def _results(loader: DataLoader[T]) -> Generator[T]:
         last = text.splitlines()[-1]
         if text.startswith("DataLoader"):
             raise DataError(
-                f"data: {last.rstrip('.')}; perhaps for want of memory or of room in /dev/shm: fewer --workers need less"
+                f"data: {last.rstrip('.')}; perhaps for want of memory or room in /dev/shm: fewer --workers need less"
             ) from error
         # Of what a worker raised the last line follows its traceback.
         raise DataError(f"data: {last.removeprefix('mixstill.errors.DataError: ').removeprefix('data: ')}") from error

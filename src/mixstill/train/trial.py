@@ -156,13 +156,18 @@ class _Paced:
 
 
 def time_evaluation(job: Job) -> float:
-    """Seconds to evaluate the student on the first of the measured splits, worked out from a few batches."""
+    """Seconds to evaluate the student on the first of the measured splits, worked out from a few batches.
+
+    Where the split does not tell its size (its length is 0), the seconds that those batches took.
+    """
     name, options = job.measured[0], job.config.train
     paced = _Paced(job.splits[name], job)
     size = options.eval_batch_size if job.device.type == "cuda" else min(_CPU_BATCH, options.eval_batch_size)
     config = replace(job.config, train=replace(options, eval_batch_size=size))
     replace(job, config=config, splits={name: cast(Split, paced)}).score(job.state.student, name)
     (first, warm), (last, _) = paced.done[0], paced.done[-1]  # the first bears what is paid only once
+    if not len(job.splits[name]):
+        return last
     more = sum(images for _, images in paced.done[1:])
     left = len(job.splits[name]) / job.stepper.processes.count - warm
     return first if not more else first + (last - first) / more * left
