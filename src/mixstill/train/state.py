@@ -68,11 +68,14 @@ class State:
         }
         return {name: part for name, part in named.items() if part is not None}
 
+    def content(self) -> dict[str, Any]:
+        """What the checkpoint holds."""
+        return {"step": self.step, "data": self.data} | {name: part.state_dict() for name, part in self.parts().items()}
+
     def save(self, path: Path) -> None:
         """Write the checkpoint, atomically."""
         content = io.BytesIO()
-        head = {"step": self.step, "data": self.data}
-        torch.save(head | {name: part.state_dict() for name, part in self.parts().items()}, content)
+        torch.save(self.content(), content)
         write_atomically(path, content.getvalue())
 
     def restore(self, path: Path) -> None:

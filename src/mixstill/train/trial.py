@@ -190,8 +190,7 @@ class _Counter:
 def checkpoint_cost(job: Job) -> tuple[int, float]:
     """Bytes of a checkpoint, and the seconds to put it together."""
     began, file = _now(job), _Counter()
-    content = {"step": job.state.step} | {name: part.state_dict() for name, part in job.state.parts().items()}
-    torch.save(content, cast(Any, file))
+    torch.save(job.state.content(), cast(Any, file))
     return file.bytes, _now(job) - began
 
 
