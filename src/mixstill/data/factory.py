@@ -162,7 +162,9 @@ def class_names(
     if names:
         if config.num_classes not in (None, len(names)):
             known_count = f"{len(names)} class{'es' if len(names) > 1 else ''}"
-            raise UserError(f"data.num_classes: {config.num_classes} is not valid; {config.dataset!r} has {known_count}")
+            raise UserError(
+                f"data.num_classes: {config.num_classes} is not valid; {config.dataset!r} has {known_count}"
+            )
         return names
     count = config.num_classes or (None if highest is None else highest + 1)
     if count is None:
