@@ -83,10 +83,10 @@ def fit(
             if saved or state.step % options.log_interval == 0:
                 close_window()
 
-            if saved:
-                for model in (state.student, state.ema):
-                    if model is not None:
-                        processes.average_buffers(model)
+            # agree on the statistics of batch norm, which each process counted for itself
+            for model in (state.student, state.ema) if saved else ():
+                if model is not None:
+                    processes.average_buffers(model)
 
             # evaluate
             if measured:
