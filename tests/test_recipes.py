@@ -114,7 +114,7 @@ def test_the_cifar_students_see_deits_views_at_a_rate_for_their_batch() -> None:
     config = recipes.load("cifar100-std")
     assert (config.views.crop, config.views.aa, config.views.reprob) == ("pad", "rand-m9-mstd0.5-inc1", 0.25)
     assert (config.views.mixup, config.views.cutmix, config.views.aug_repeats) == (0.8, 1.0, 1)
-    assert learning_rate(config, 5 * 390, 390) == pytest.approx(1.25e-4, rel=1e-2)
+    assert learning_rate(config, 5 * 390, 390, 128) == pytest.approx(1.25e-4, rel=1e-2)
 
 
 def test_overrides_go_over_the_recipe() -> None:
