@@ -105,6 +105,8 @@ def joined() -> Iterator[Processes]:
         if fresh:
             _join(processes)
         yield processes
+        if fresh:
+            processes.wait()  # nobody leaves while another still talks
     except RuntimeError as error:
         lost = isinstance(error, dist.DistError) or "gloo" in str(error)  # gloo's errors have no type of their own
         if processes.count == 1 or not lost:
