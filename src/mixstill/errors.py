@@ -45,6 +45,11 @@ def unknown(field: str, value: object, choices: Iterable[str]) -> UserError:
     return UserError(f"{field}: unknown value {value!r}; {hint}")
 
 
+def many(count: int, noun: str) -> str:
+    """A count with its noun, as 1 pass, 2 passes, 3 images."""
+    return f"{count} {noun}{'' if count == 1 else 'es' if noun.endswith('s') else 's'}"
+
+
 def one_line(error: BaseException, limit: int = 300) -> str:
     """The message of `error` without line breaks, shortened to `limit` characters."""
     text = " ".join(str(error).split()) or type(error).__name__

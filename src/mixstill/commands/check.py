@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from mixstill import recipes
 from mixstill.commands.train import DEFAULT_RECIPE, RUNS
-from mixstill.errors import UserError
+from mixstill.errors import UserError, many
 from mixstill.overrides import CommandLine, parse
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def _student(job: Job, report: Report) -> None:
         "backbone_parameters": backbone,
         "modules": modules,
     }
-    without = f", {backbone:,} without its {_many(len(modules), 'module')}" if modules else ""
+    without = f", {backbone:,} without its {many(len(modules), 'module')}" if modules else ""
     first = f"{config.model.name} at {job.facts.input_size} pixels: {whole:,} parameters{without}"
     report.add("student", about, [first, *lines])
 
@@ -138,7 +138,7 @@ def _data(job: Job, report: Report) -> None:
     }
     images = ", ".join(f"{len(split)} {name}" for name, split in job.splits.items() if len(split))
     unsized = "".join(f"; {_unsized(name)}" for name, split in job.splits.items() if not len(split))
-    epochs, split = _many(config.train.epochs, "epoch"), batches.about()
+    epochs, split = many(config.train.epochs, "epoch"), batches.about()
     lines = [
         f"{config.data.dataset}: {images} images of {job.facts.num_classes} classes{unsized}",
         f"batches of {batches.size}, {batches.per_epoch} steps per epoch, {batches.total} in {epochs}",
@@ -224,8 +224,8 @@ def _time(job: Job, start: float, steps: Steps, saving: float, report: Report) -
             f"{_seconds(steps.mean)} a step (median {_seconds(steps.median)}, of {steps.count}), {rate:.0f} images/s",
             f"of a step: {shares}",
             f"{_seconds(ahead.epoch)} an epoch, an evaluation of {_seconds(costs.evaluation)} {often} included",
-            f"{_seconds(ahead.total)} in all: {ahead.steps} steps, {_many(ahead.evaluations, 'evaluation')}, "
-            f"{_many(ahead.checkpoints, 'checkpoint')}",
+            f"{_seconds(ahead.total)} in all: {ahead.steps} steps, {many(ahead.evaluations, 'evaluation')}, "
+            f"{many(ahead.checkpoints, 'checkpoint')}",
         ],
     )
     for name, count in zip(job.measured, images, strict=True):
@@ -261,10 +261,6 @@ def _disk(job: Job, checkpoint: int, output: Path, report: Report) -> None:
 
 def _unsized(split: str) -> str:
     return f"size of {split} not known"
-
-
-def _many(count: int, thing: str) -> str:
-    return f"{count} {thing}{'s' * (count != 1)}"
 
 
 def _channels(values: tuple[float, ...]) -> str:

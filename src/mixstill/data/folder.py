@@ -12,7 +12,7 @@ from mixstill.config import DataConfig
 from mixstill.data.factory import Listing, files, listing, open_with_timm
 from mixstill.data.images import Part
 from mixstill.data.photos import Members
-from mixstill.errors import UserError, one_line
+from mixstill.errors import UserError, many, one_line
 
 _TEST_NAMES = ("test", "val", "validation")
 
@@ -92,8 +92,7 @@ def _places(root: Path) -> dict[Part, Path]:
         if train_names != test_names:
             differing = sorted(train_names ^ test_names)
             shown = ", ".join(differing[:5]) + (", ..." if len(differing) > 5 else "")
-            plural = "es" if len(differing) > 1 else ""
             raise UserError(
-                f"data.data_dir: {found['train']} and {test} differ in {len(differing)} class{plural}: {shown}"
+                f"data.data_dir: {found['train']} and {test} differ in {many(len(differing), 'class')}: {shown}"
             )
     return places

@@ -23,6 +23,7 @@ from mixstill.data.cutting import Cutting
 from mixstill.data.factory import class_names, create
 from mixstill.data.feeding import FeedReader, detached
 from mixstill.data.images import Part, statistics
+from mixstill.data.reading import take_note
 from mixstill.data.shards import check_shards
 from mixstill.data.split import Batch, Corrupt, Request
 from mixstill.data.workers import read_stream
@@ -82,10 +83,7 @@ class Feed:
         seed = int(rng.bits(self.cutting.seed, rng.Domain.ORDER, epoch, torch.tensor([0]), 1))
         with closing(read_stream(feed, self.workers, seed, pin=self.device.type == "cuda")) as blocks:
             for block in blocks:
-                for name, why in block.broken.items():
-                    self.corrupt.add(name, why)
-                if block.failure:
-                    raise DataError(f"data: {block.failure}")
+                take_note(block, self.corrupt)
                 if len(block.labels):  # a worker may be left without a shard
                     yield block.pixels, block.labels
 

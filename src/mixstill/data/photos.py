@@ -64,9 +64,8 @@ class Members:
         self._path = path
         self._stretches = []
         for member, _, inner in samples:
-            start = member.offset_data + (
-                0 if inner is None else inner.offset_data
-            )  # inner: a tar file in the tar file
+            before = 0 if inner is None else inner.offset_data  # of a tar file in the tar file
+            start = before + member.offset_data
             self._stretches.append((member.name, start, member.size))
         self._labels = labels
 

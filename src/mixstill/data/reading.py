@@ -22,6 +22,7 @@ from torch.utils.data import Dataset
 from mixstill.data.cutting import Cutting
 from mixstill.data.images import odd_label, reason
 from mixstill.data.photos import Photos
+from mixstill.data.split import Corrupt
 from mixstill.errors import DataError
 
 # What is asked of a worker: plain numbers, as each tensor sent to another process would cost a file descriptor.
@@ -40,6 +41,14 @@ class Loaded(NamedTuple):
     labels: Tensor
     broken: dict[str, str]
     failure: str = ""
+
+
+def take_note(loaded: Loaded, corrupt: Corrupt) -> None:
+    """Count what a worker found broken. Raises `DataError` for one too many, and where the run cannot go on."""
+    for name, why in loaded.broken.items():
+        corrupt.add(name, why)
+    if loaded.failure:
+        raise DataError(f"data: {loaded.failure}")
 
 
 class Block:

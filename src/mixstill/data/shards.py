@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from mixstill.config import DataConfig
 from mixstill.data.images import Part
-from mixstill.errors import RunError, UserError, nearest, one_line
+from mixstill.errors import RunError, UserError, many, nearest, one_line
 
 
 def check_shards(config: DataConfig, part: Part, reader: Any, world: int) -> None:
@@ -48,8 +48,8 @@ def _check_count(config: DataConfig, part: Part, reader: Any, world: int) -> Non
     most = shards // world if shards % world == 0 else shards  # where they go not round, every process reads all
     if config.workers > max(1, most):
         raise UserError(
-            f"data.workers: {config.workers} is not valid; {config.dataset!r} has {shards} shard{'s'[: shards != 1]} "
-            f"for {world} process{'es'[: 2 * (world != 1)]}: at most {most}"
+            f"data.workers: {config.workers} is not valid; {config.dataset!r} has {many(shards, 'shard')} "
+            f"for {many(world, 'process')}: at most {most}"
         )
 
 

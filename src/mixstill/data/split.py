@@ -11,7 +11,7 @@ from typing import Protocol, TypeAlias
 
 from torch import Tensor
 
-from mixstill.errors import DataError
+from mixstill.errors import DataError, many
 from mixstill.normalisation import Channels
 
 Batch: TypeAlias = tuple[Tensor, Tensor]
@@ -45,8 +45,7 @@ class Corrupt:
         if len(self) > self.limit:
             first = next(iter(self))
             raise DataError(
-                f"data: {len(self)} corrupt image{'s'[: len(self) != 1]}, more than data.max_corrupt {self.limit}; "
-                f"the first: {first}"
+                f"data: {many(len(self), 'corrupt image')}, more than data.max_corrupt {self.limit}; the first: {first}"
             )
 
     def __len__(self) -> int:

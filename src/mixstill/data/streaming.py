@@ -17,10 +17,9 @@ from torch.utils.data import Dataset
 
 from mixstill.data.cutting import Cutting
 from mixstill.data.photos import Photos
-from mixstill.data.reading import EvalReader, Loaded, TrainReader, Wanted
+from mixstill.data.reading import EvalReader, Loaded, TrainReader, Wanted, take_note
 from mixstill.data.split import Batch, Corrupt, Request
 from mixstill.data.workers import read_in_order
-from mixstill.errors import DataError
 from mixstill.normalisation import Channels
 
 
@@ -87,10 +86,7 @@ class Stream:
 
     def _join(self, parts: list[Loaded]) -> Batch:
         for part in parts:
-            for name, why in part.broken.items():
-                self.corrupt.add(name, why)
-            if part.failure:
-                raise DataError(f"data: {part.failure}")
+            take_note(part, self.corrupt)
         pixels, labels = zip(*((part.pixels, part.labels) for part in parts), strict=True)
         return _on(self.device, pixels), _on(self.device, labels)
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from mixstill import rng
 from mixstill.config import Config
 from mixstill.data.split import Request, Split
+from mixstill.errors import many
 from mixstill.train.processes import ALONE, Processes
 from mixstill.views import draw_mix, erase, mix_images, mix_targets, normalise, resize, to_float, train_views
 
@@ -49,10 +50,6 @@ class Part:
     def pass_share(self) -> float:
         """Of the whole batch, in this pass over all processes."""
         return sum(self.sizes) / self.total
-
-
-def _many(count: int, noun: str) -> str:
-    return f"{count} {noun}{'es' * (count != 1)}"
 
 
 def shards(batch: int, count: int) -> list[Tensor]:
@@ -100,7 +97,7 @@ class Batches:
         """What is worth saying about how a batch is split."""
         wanted = self.config.train.device_batch_size
         sizes = sorted({len(rows) for part in range(self.passes) for rows in self.rows(part)})
-        count = f"{_many(self.processes.count, 'process')} in {_many(self.passes, 'pass')}"
+        count = f"{many(self.processes.count, 'process')} in {many(self.passes, 'pass')}"
         lines = []
         if self.processes.count * self.passes > 1:
             lines.append(f"a batch of {self.size} is worked on by {count}, {sizes[-1]} samples at once")

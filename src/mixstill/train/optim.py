@@ -58,12 +58,7 @@ def build_optimizer(config: OptimConfig, model: nn.Module) -> torch.optim.Optimi
             momentum=config.momentum,
             **arguments,
         )
-    except (
-        TypeError,
-        ValueError,
-        AssertionError,
-        ImportError,
-    ) as error:  # some need packages or arguments of their own
+    except (TypeError, ValueError, AssertionError, ImportError) as error:  # some need packages or more arguments
         raise UserError(f"optim.opt: {config.opt!r} cannot be made: {one_line(error)}") from error
     return optimizer
 
