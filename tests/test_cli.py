@@ -154,7 +154,7 @@ def test_a_mistake_is_one_line(refused, tmp_path, monkeypatch, argv, message) ->
         (
             ["--teachers", "digits-teacher@7"],
             "distill.teachers: digits-teacher@7: the place is out of range; it must be a block index 0 to 1, "
-            "a fraction of the depth such as 2/3, or 'last'",
+            "a fraction of the depth such as 2/3, or 'last', 'class', 'token'",
         ),
         (["--teachers", "digits-teacher@end"], "distill.teachers: digits-teacher@end: 'end' is no place; it must be "),
         (["--teachers", "digits-teacher@3/2"], "distill.teachers: digits-teacher@3/2: the place is out of range; "),

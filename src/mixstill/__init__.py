@@ -1,11 +1,14 @@
 """mixstill: distil image classifiers into vision MLPs with Spatial-channel Token Distillation (ICML 2022).
 
-The names below are imported when they are first used, so that the command line starts without waiting for PyTorch.
+Importing it registers its models with timm, so that timm's own scripts know them: CycleMLP, the CIFAR ResNets, small
+Mixers, and a student `std_NAME` of every vision MLP. The names below are imported when they are first used.
 """
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -31,6 +34,10 @@ _HOMES = {
     "load_classifier": "mixstill.distill.classifier",
 }
 __all__ = list(_HOMES)
+
+# The command `mixstill` registers them when it builds a model, and so answers at once where it needs no PyTorch.
+if Path(*sys.argv[:1]).stem != "mixstill":
+    import_module("mixstill.distill.registry")
 
 
 def __getattr__(name: str) -> Any:

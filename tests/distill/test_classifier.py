@@ -104,8 +104,8 @@ def test_a_student_is_as_its_config_says():
     student = build_student(make_config(tokens="spatial", steps=2, propagate=True), 4)
     assert [(p.teacher, p.place) for p in student.placements] == [("small", "1/3"), ("large", "2/3"), ("small", "last")]
     assert student.earlier == (None, None, 0)
-    assert [len(module.spatial.steps) for module in student.token_modules] == [2, 2, 2]
-    assert all(module.channel is None for module in student.token_modules)
+    assert [len(module.spatial.steps) for module in student.token_modules.values()] == [2, 2, 2]
+    assert all(module.channel is None for module in student.token_modules.values())
     backbone = student.backbone
     assert (len(backbone.blocks), backbone.embed_dim, backbone.num_classes, pixels(backbone)) == (3, 8, 4, 12)
     assert backbone.blocks[-1].drop_path.rate == 0.1

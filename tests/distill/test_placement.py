@@ -63,7 +63,7 @@ def test_a_place_out_of_range_is_a_users_mistake(place):
         Placement("teacher", place).index(8)
     assert str(caught.value) == (
         f"distill.teachers: teacher@{place}: the place is out of range; "
-        "it must be a block index 0 to 7, a fraction of the depth such as 2/3, or 'last'"
+        "it must be a block index 0 to 7, a fraction of the depth such as 2/3, or 'last', 'class', 'token'"
     )
 
 
@@ -73,5 +73,5 @@ def test_rubbish_is_a_users_mistake(place):
         Placement("teacher", place).index(8)
     assert str(caught.value) == (
         f"distill.teachers: teacher@{place}: {place!r} is no place; "
-        "it must be a block index 0 to 7, a fraction of the depth such as 2/3, or 'last'"
+        "it must be a block index 0 to 7, a fraction of the depth such as 2/3, or 'last', 'class', 'token'"
     )

@@ -126,7 +126,7 @@ def test_without_modules_every_head_is_the_class_head():
     assert isinstance(output, StudentOutput)
     assert output.heads.shape == (0, 3, K)
     assert output.tokens == ()
-    assert student.token_shapes == []
+    assert student.token_shapes == {}
     assert [key for key, _ in student.named_parameters() if not key.startswith("backbone.")] == []
     for head in ("average", "class", "distill"):
         for space in ("logit", "probability"):
@@ -149,7 +149,7 @@ def test_each_module_reads_the_block_of_its_place(name):
         features = features_after(student.backbone, images, block)
         patches, channels = features.shape[1:]
         assert student.token_shapes[m] == (channels, patches)
-        head, tokens = student.token_modules[m](features)
+        head, tokens = student.token_modules[str(m)](features)
         # Rows of a map in another order give the same sums, differently rounded.
         torch.testing.assert_close(output.heads[m], head, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(output.tokens[m].spatial, tokens.spatial, rtol=1e-4, atol=1e-5)
@@ -160,7 +160,7 @@ def test_block_i_of_a_mixer_is_what_its_first_blocks_give():
     student, images = make_student(placements=(Placement("a", "1"),))
     backbone = student.eval().backbone
     features = backbone.blocks[:2](backbone.stem(images))
-    assert torch.equal(student(images).heads[0], student.token_modules[0](features)[0])
+    assert torch.equal(student(images).heads[0], student.token_modules["0"](features)[0])
 
 
 @pytest.mark.parametrize("training", [False, True])
@@ -171,8 +171,12 @@ def test_the_output_has_one_type_and_shape_in_both_modes(name, training):
     assert isinstance(output, StudentOutput)
     assert output.logits.shape == (3, K)
     assert output.heads.shape == (2, 3, K)
-    assert [tuple(t.spatial.shape) for t in output.tokens] == [(3, channels) for channels, _ in student.token_shapes]
-    assert [tuple(t.channel.shape) for t in output.tokens] == [(3, patches) for _, patches in student.token_shapes]
+    assert [tuple(t.spatial.shape) for t in output.tokens] == [
+        (3, channels) for channels, _ in student.token_shapes.values()
+    ]
+    assert [tuple(t.channel.shape) for t in output.tokens] == [
+        (3, patches) for _, patches in student.token_shapes.values()
+    ]
 
 
 @pytest.mark.parametrize(("tokens", "names"), [("spatial", {"spatial", "head"}), ("none", {"norm", "head"})])
@@ -187,7 +191,8 @@ def test_modules_have_the_tokens_and_steps_that_were_asked_for(tokens, names):
 def test_a_mixers_modules_take_its_own_token_mixing_width():
     student = Student(create_backbone("mixer_digits", K, kwargs={"embed_dim": 16, "mlp_ratio": (0.75, 4.0)}), TWO)
     widths = [
-        (m.spatial.steps[0].mlp[0].out_features, m.channel.steps[0].mlp[0].out_features) for m in student.token_modules
+        (m.spatial.steps[0].mlp[0].out_features, m.channel.steps[0].mlp[0].out_features)
+        for m in student.token_modules.values()
     ]
     assert widths == [(12, 64), (12, 64)]
 
@@ -286,9 +291,9 @@ def test_tokens_propagate_from_a_teachers_earlier_module_only():
 
     output = student(images)
     features = [features_after(student.backbone, images, block) for block in student.blocks]
-    head_2, tokens_2 = student.token_modules[2](features[2])
-    head_0, tokens_0 = student.token_modules[0](features[0], tokens_2)
-    head_1, _ = student.token_modules[1](features[1])
+    head_2, tokens_2 = student.token_modules["2"](features[2])
+    head_0, tokens_0 = student.token_modules["0"](features[0], tokens_2)
+    head_1, _ = student.token_modules["1"](features[1])
     for found, expected in zip(output.heads, (head_0, head_1, head_2), strict=True):
         torch.testing.assert_close(found, expected)
     torch.testing.assert_close(output.tokens[0].spatial, tokens_0.spatial)

@@ -108,9 +108,13 @@ def _student(job: Job, report: Report) -> None:
     student, config = job.state.student, job.config
     whole, backbone = count_parameters(student), count_parameters(student.backbone)
     depth, modules, lines = len(student.layout.shapes), [], []
-    for name, block, shape in zip(job.teachers.module_names, student.blocks, student.token_shapes, strict=True):
-        modules.append({"name": name, "block": block, "blocks": depth, "channels": shape[0], "patches": shape[1]})
-        lines.append(f"{name}: after block {block + 1} of {depth}, tokens C = {shape[0]}, N = {shape[1]}")
+    for m, (name, block) in enumerate(zip(job.teachers.module_names, student.blocks, strict=True)):
+        if block is None:
+            lines.append(f"{name}: at the backbone's own {student.placements[m].place} head")
+            continue
+        channels, patches = student.token_shapes[m]
+        modules.append({"name": name, "block": block, "blocks": depth, "channels": channels, "patches": patches})
+        lines.append(f"{name}: after block {block + 1} of {depth}, tokens C = {channels}, N = {patches}")
     about = {
         "model": config.model.name,
         "input_size": job.facts.input_size,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mixstill.config import Config, DistillConfig, ViewsConfig
+from mixstill.distill.placement import Placement
 
 _SIGN = {"confidence": "-", "entropy": ""}
 
@@ -25,11 +26,12 @@ def equation(config: Config, module_names: Sequence[str], module_teachers: Seque
         for m, (name, teacher) in enumerate(zip(module_names, module_teachers, strict=True), start=1)
     ]
     terms = [(1 - options.alpha, "CE(class, y~)"), (options.alpha, f"[{' + '.join(distilled)}]")]
-    information = f"[{' + '.join(f'I(T_S; T_C) @ {name}' for name in module_names)}]"
-    if config.mi.weight and config.mi.every == "step":
+    read = [name for name in module_names if not Placement.parse(name).at_head]
+    information = f"[{' + '.join(f'I(T_S; T_C) @ {name}' for name in read)}]"
+    if read and config.mi.weight and config.mi.every == "step":
         terms.append((config.mi.weight, information))
     lines = ["L = " + " + ".join(f"{_number(factor)} {text}" for factor, text in terms if factor)]
-    if config.mi.weight and config.mi.every == "epoch":
+    if read and config.mi.weight and config.mi.every == "epoch":
         once = f"{_number(config.mi.weight)} {information}"
         lines.append(f"once per epoch, a plain gradient step at the rate {_number(config.mi.lr)} on {once}")
     lines.append(_targets(config))
@@ -37,7 +39,7 @@ def equation(config: Config, module_names: Sequence[str], module_teachers: Seque
         lines.append(
             f"w = softmax over the modules of {_SIGN[options.weights]}H(teacher), H the entropy; on each sample"
         )
-    if config.mi.weight:
+    if read and config.mi.weight:
         lines.append("I(T_S; T_C): mutual information of a module's tokens, bounded from below by a statistics network")
     return lines
 
@@ -49,10 +51,12 @@ def _weight(options: DistillConfig, m: int, count: int) -> str:
 
 
 def _distance(options: DistillConfig, name: str, teacher: str) -> str:
+    placement = Placement.parse(name)
+    head = placement.place if placement.at_head else f"head {name}"
     if options.kind == "hard":
-        return f"CE(head {name}, argmax {teacher})"
+        return f"CE({head}, argmax {teacher})"
     tau = options.tau
-    return f"{_number(tau**2)} KL({teacher} at tau {_number(tau)} || head {name} at tau {_number(tau)})"
+    return f"{_number(tau**2)} KL({teacher} at tau {_number(tau)} || {head} at tau {_number(tau)})"
 
 
 def _targets(config: Config) -> str:

@@ -8,6 +8,10 @@ from fractions import Fraction
 
 from mixstill.errors import UserError
 
+# Places that are heads of the backbone's own, so that no module is needed: the class head (usual distillation) and that
+# of a distillation token (DeiT).
+CLASS, TOKEN = "class", "token"
+
 
 @dataclass(frozen=True)
 class Placement:
@@ -29,6 +33,11 @@ class Placement:
     def __str__(self) -> str:
         return f"{self.teacher}@{self.place}"
 
+    @property
+    def at_head(self) -> bool:
+        """Whether the place is a head of the backbone's own, so that there is no block to read."""
+        return self.place in (CLASS, TOKEN)
+
     def index(self, depth: int) -> int:
         """The block, of `depth` many, that the module reads: `last`, a block index from 0, or a fraction of the depth.
 
@@ -36,7 +45,7 @@ class Placement:
         """
         if self.place == "last":
             return depth - 1
-        rule = f"a block index 0 to {depth - 1}, a fraction of the depth such as 2/3, or 'last'"
+        rule = f"a block index 0 to {depth - 1}, a fraction of the depth such as 2/3, or 'last', 'class', 'token'"
         try:
             value = Fraction(self.place)
         except (ValueError, ZeroDivisionError):

@@ -1,6 +1,6 @@
 """A student is any backbone plus token modules that read its features: take the modules off, and the backbone is left.
 
-Shapes: B batch, N patches, C channels, K classes, M modules.
+Shapes: B batch, N patches, C channels, K classes, M placements, each of which has a distillation head.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from mixstill.distill.features import Layout, probe, read_features
-from mixstill.distill.placement import Placement
+from mixstill.distill.heads import class_and_token_logits, class_logits, separate_heads
+from mixstill.distill.placement import CLASS, TOKEN, Placement
 from mixstill.distill.tokens import TokenKind, TokenModule, Tokens
 from mixstill.errors import UserError
 from mixstill.models.create import token_mixing_width
@@ -25,7 +26,10 @@ Space = Literal["logit", "probability"]
 
 @dataclass(frozen=True)
 class StudentOutput:
-    """What a student returns, whatever mode it is in: class logits [B,K], distillation logits [M,B,K], M tokens."""
+    """What a student returns, whatever mode it is in: class logits [B,K], distillation logits [M,B,K], M tokens.
+
+    A head of the backbone's own has no tokens.
+    """
 
     logits: Tensor
     heads: Tensor
@@ -57,18 +61,19 @@ def _log_mean_exp(values: Tensor, dim: int) -> Tensor:
 
 
 class Student(nn.Module):
-    """A backbone with one token module per placement.
+    """A backbone with one distillation head per placement: a token module's, or one of the backbone's own.
 
     Args:
-        backbone: a timm model with `forward_intermediates`.
-        placements: which teacher speaks where; each pair (teacher, block) once.
+        backbone: a timm model; one with `forward_intermediates` where token modules are to read it.
+        placements: which teacher speaks where; each pair (teacher, block) once. At the place `class` it speaks to the
+            class head itself (usual distillation), at `token` to the backbone's own distillation token (DeiT).
         tokens: which tokens the modules have.
         steps: token updates K in each module.
         propagate: a teacher's later module starts from the tokens of its earlier one.
 
     Raises:
-        UserError: a backbone without `forward_intermediates`, a place out of range or named twice, or tokens that
-            would propagate between blocks of different shapes.
+        UserError: a backbone without `forward_intermediates` or without the token that is spoken to, a place out of
+            range or named twice, or tokens that would propagate between blocks of different shapes.
     """
 
     def __init__(
@@ -84,36 +89,51 @@ class Student(nn.Module):
         self.backbone = backbone
         self.num_classes = int(cast(Any, backbone).num_classes)
         self.placements = tuple(placements)
-        self.layout = probe(backbone) if self.placements else Layout("NLC", ())
+        self.has_token_head = any(placement.place == TOKEN for placement in self.placements)
+        if self.has_token_head:
+            separate_heads(backbone)
+        reads = not all(placement.at_head for placement in self.placements)
+        self.layout = probe(backbone) if reads else Layout("NLC", ())
         shapes = self.layout.shapes
-        self.blocks = tuple(placement.index(len(shapes)) for placement in self.placements)
+        self.blocks = tuple(None if place.at_head else place.index(len(shapes)) for place in self.placements)
         self._refuse_twins()
         self.earlier = self._earlier() if propagate else (None,) * len(self.blocks)
-        self.token_modules = nn.ModuleList()
+        self.order = sorted(range(len(self.blocks)), key=self._depth)  # earlier tokens before those that they start
+        self.token_modules = nn.ModuleDict()  # by the number m of the placement
         width = token_mixing_width(backbone)
-        for block, before in zip(self.blocks, self.earlier, strict=True):
+        for m, block in enumerate(self.blocks):
+            if block is None:
+                continue
             patches, channels = shapes[block]
-            module = TokenModule(
+            self.token_modules[str(m)] = TokenModule(
                 patches,
                 channels,
                 self.num_classes,
                 tokens=tokens,
                 steps=steps,
                 spatial_hidden=width,
-                learned_start=before is None,
+                learned_start=self.earlier[m] is None,
             )
-            self.token_modules.append(module)
 
     def forward(self, images: Tensor) -> StudentOutput:
         """Normalised images [B,3,H,W] -> the output of every head, and the tokens."""
-        final, features = read_features(self.backbone, images, self.blocks, self.layout)
-        logits: Tensor = cast(Any, self.backbone).forward_head(final)
+        blocks = [block for block in self.blocks if block is not None]
+        final, features = read_features(self.backbone, images, blocks, self.layout)
+        own: dict[str, Tensor] = {}
+        if self.has_token_head:
+            own[CLASS], own[TOKEN] = class_and_token_logits(self.backbone, final)
+        else:
+            own[CLASS] = class_logits(self.backbone, final)
         outputs: dict[int, tuple[Tensor, Tokens]] = {}
-        for m in sorted(range(len(self.blocks)), key=self.blocks.__getitem__):
-            before = self.earlier[m]
-            earlier = None if before is None else outputs[before][1]
-            outputs[m] = self.token_modules[m](features[self.blocks[m]], earlier)
+        for m in self.order:
+            block, before = self.blocks[m], self.earlier[m]
+            if block is None:
+                outputs[m] = own[self.placements[m].place], Tokens()
+            else:
+                earlier = None if before is None else outputs[before][1]
+                outputs[m] = self.token_modules[str(m)](features[block], earlier)
         ordered = [outputs[m] for m in range(len(self.blocks))]
+        logits = own[CLASS]
         heads = torch.stack([head for head, _ in ordered]) if ordered else logits.new_empty(0, *logits.shape)
         return StudentOutput(logits, heads, tuple(tokens for _, tokens in ordered))
 
@@ -124,27 +144,35 @@ class Student(nn.Module):
         return {name for name, _ in self.named_parameters() if name.endswith(".start") or name in undecayed}
 
     @property
-    def token_shapes(self) -> list[tuple[int, int]]:
-        """(channels C of T_S, patches N of T_C) of each module."""
-        return [(self.layout.shapes[block][1], self.layout.shapes[block][0]) for block in self.blocks]
+    def token_shapes(self) -> dict[int, tuple[int, int]]:
+        """(channels C of T_S, patches N of T_C) of each placement that has a module, by its number."""
+        shapes = self.layout.shapes
+        return {m: (shapes[block][1], shapes[block][0]) for m, block in enumerate(self.blocks) if block is not None}
+
+    def _depth(self, m: int) -> int:
+        block = self.blocks[m]
+        return -1 if block is None else block
 
     def _refuse_twins(self) -> None:
-        teachers = [placement.teacher for placement in self.placements]
-        pairs = list(zip(teachers, self.blocks, strict=True))
+        pairs = [
+            (placement.teacher, placement.place if block is None else block)
+            for placement, block in zip(self.placements, self.blocks, strict=True)
+        ]
         for placement, pair in zip(self.placements, pairs, strict=True):
             if pairs.count(pair) > 1:
-                raise UserError(f"distill.teachers: {placement} stands twice at block {pair[1]} of the student")
+                where = f"at the {pair[1]} head" if placement.at_head else f"at block {pair[1]}"
+                raise UserError(f"distill.teachers: {placement} stands twice {where} of the student")
 
     def _earlier(self) -> tuple[int | None, ...]:
         """For each module, the module of the same teacher at the nearest lower block; None for a teacher's first."""
         result: list[int | None] = []
-        for m, (placement, block) in enumerate(zip(self.placements, self.blocks, strict=True)):
+        for m, placement in enumerate(self.placements):
             lower = [
                 other
-                for other, at in enumerate(self.blocks)
-                if other != m and at < block and self.placements[other].teacher == placement.teacher
+                for other in self.token_shapes
+                if self._depth(other) < self._depth(m) and self.placements[other].teacher == placement.teacher
             ]
-            before = max(lower, key=self.blocks.__getitem__, default=None)
+            before = max(lower, key=self._depth, default=None)
             if before is not None and self.token_shapes[before] != self.token_shapes[m]:
                 raise UserError(
                     f"distill.propagate: tokens at {self.placements[before]} and {placement} differ in (channels, "

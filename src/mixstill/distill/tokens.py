@@ -61,6 +61,15 @@ def _mlp_to_one(width: int, hidden: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, 1))
 
 
+def _head(width: int, num_classes: int) -> nn.Module:
+    if not num_classes:
+        return nn.Identity()
+    head = nn.Linear(width, num_classes)
+    nn.init.trunc_normal_(head.weight, std=TOKEN_STD)
+    nn.init.zeros_(head.bias)
+    return head
+
+
 class TokenPath(nn.Module):
     """K steps of one token, from its learned start or, where tokens propagate, from an earlier module's token."""
 
@@ -116,9 +125,13 @@ class TokenModule(nn.Module):
         if tokens == "none":
             self.norm = nn.LayerNorm(channels, eps=NORM_EPS)
             width = channels
-        self.head = nn.Linear(width, num_classes)
-        nn.init.trunc_normal_(self.head.weight, std=TOKEN_STD)
-        nn.init.zeros_(self.head.bias)
+        self.width = width
+        self.head = _head(width, num_classes)
+
+    def reset_head(self, num_classes: int) -> None:
+        """A new head for `num_classes`, where it is (0: none, and the tokens come out)."""
+        placed = next(self.parameters())
+        self.head = _head(self.width, num_classes).to(placed.device, placed.dtype)
 
     def forward(self, features: Tensor, earlier: Tokens | None = None) -> tuple[Tensor, Tokens]:
         """Z [B,N,C] and, where tokens propagate, the earlier module's tokens -> (logits [B,K], tokens)."""

@@ -43,7 +43,7 @@ class State:
         if config.mi.weight > 0 and student.token_shapes:
             rng.seed_torch(config.train.seed, _BEFORE, 0)  # building the teachers has left the generator anywhere
             information = MutualInformation(
-                student.token_shapes, width=config.mi.width, ema_rate=config.mi.ema_rate
+                list(student.token_shapes.values()), width=config.mi.width, ema_rate=config.mi.ema_rate
             ).to(device)
             if config.mi.every == "step":
                 statistics_optimizer = torch.optim.Adam(information.parameters(), lr=config.mi.lr)

@@ -61,7 +61,7 @@ class Stepper:
                 shift = derangement_shift(seed, epoch, index * passes + number, sum(part.sizes))
                 regulariser, estimates = self.regularise(state.information, output, shift, part)
                 loss = loss + regulariser * part.pass_share
-                named |= self.estimates_by_name(estimates * part.pass_share / everyone)
+                named |= self.estimates_by_name(state.student, estimates * part.pass_share / everyone)
 
             # backward
             with nullcontext() if number + 1 == passes else _without_sync(student):
@@ -105,12 +105,12 @@ class Stepper:
         self.processes.average_gradients(parameters)
         descent.step()
         descent.zero_grad(set_to_none=True)
-        return self.estimates_by_name(estimates / self.processes.count)
+        return self.estimates_by_name(state.student, estimates / self.processes.count)
 
     def regularise(
         self, information: MutualInformation, output: StudentOutput, shift: int, part: Part | None = None
     ) -> tuple[Tensor, Tensor]:
-        """The regulariser on a student's tokens: (loss, estimates [M] in nats).
+        """The regulariser on a student's tokens: (loss, an estimate in nats for each module that has tokens).
 
         Where `part` is one process's share of a pass, its pairs are those of all samples of that pass, in every
         process alike; the gradient of this process's own tokens alone goes on, to be averaged with the others'.
@@ -121,14 +121,18 @@ class Stepper:
                 return tokens
             return self.processes.gather(tokens.float(), part.sizes)[part.order.to(tokens.device)]
 
-        pairs = [(gathered(_present(own.spatial)), gathered(_present(own.channel))) for own in output.tokens]
+        pairs = [
+            (gathered(own.spatial), gathered(own.channel))
+            for own in output.tokens
+            if own.spatial is not None and own.channel is not None
+        ]
         weight = self.config.mi.weight * (1 if part is None else self.processes.count)
         loss, estimates = information(pairs, shift, weight)
         return loss, estimates
 
-    def estimates_by_name(self, estimates: Tensor) -> dict[str, Tensor]:
-        """[M] -> the mutual information of each module's tokens in nats, by name."""
-        names = self.objective.modules
+    def estimates_by_name(self, student: Student, estimates: Tensor) -> dict[str, Tensor]:
+        """One estimate for each module that has tokens -> their mutual information in nats, by name."""
+        names = [self.objective.modules[m] for m in student.token_shapes]
         return {f"mutual_information/{name}": value for name, value in zip(names, estimates, strict=True)}
 
     def _student(self, student: Student) -> nn.Module:
@@ -143,8 +147,3 @@ class Stepper:
 
 def _without_sync(student: nn.Module) -> AbstractContextManager[None]:
     return student.no_sync() if isinstance(student, DistributedDataParallel) else nullcontext()
-
-
-def _present(token: Tensor | None) -> Tensor:
-    assert token is not None, "the config lets the regulariser have both tokens"
-    return token
