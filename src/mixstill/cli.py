@@ -17,6 +17,7 @@ COMMANDS = {
     "eval": "top-1, top-5 and loss of a run, a weights file or a timm model",
     "predict": "classify images",
     "models": "backbones and students with their sizes",
+    "strip": "the plain student of a run, as a checkpoint of timm",
     "recipes": "the shipped recipes and their measured results",
 }
 
