@@ -102,7 +102,10 @@ def test_recipes_tells_of_each_shipped_recipe_what_it_is_for_and_what_it_reached
     ("argv", "message"),
     [
         (["trian"], "command: unknown value 'trian'; did you mean 'train'?"),
-        (["xyz"], "command: unknown value 'xyz'; choose from check, demo, eval, models, predict, recipes, strip, train"),
+        (
+            ["xyz"],
+            "command: unknown value 'xyz'; choose from check, demo, eval, models, predict, recipes, strip, train",
+        ),
         (["--versoin"], "command: unknown value '--versoin'; "),
         (["recipes", "digits"], "recipes: takes no arguments, got digits"),
         (["recipes", "--lr", "1"], "recipes: takes no arguments, got optim"),

@@ -1,9 +1,11 @@
+import re
+
 import pytest
 import timm
 import torch
 import torch.nn.functional as F
 from timm.data import resolve_data_config
-from timm.models import group_parameters
+from timm.models import _builder, group_parameters
 from torch import nn
 
 from mixstill.errors import UserError
@@ -201,7 +203,7 @@ def test_groups_for_layer_decay_are_stem_blocks_and_head(coarse, blocks):
 
 
 @pytest.mark.parametrize("name", DEPTHS)
-def test_every_entry_is_registered_with_its_cfg_and_no_weights(name):
+def test_timm_resolves_input_size_normalisation_and_crop(name):
     model = timm.create_model(name, in_chans=1, num_classes=3, width=4, device="meta")
     assert len(model.layer3) == (int(name.removeprefix("cifar_resnet")) - 2) // 6
     assert model(torch.zeros(1, 1, 32, 32, device="meta")).shape == (1, 3)
@@ -209,11 +211,29 @@ def test_every_entry_is_registered_with_its_cfg_and_no_weights(name):
     assert (resolved["mean"], resolved["std"]) == ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2761))
     assert resolved["crop_pct"] == 1.0
     assert model.default_cfg["input_size"] == (3, 32, 32)
-    assert model.get_submodule(model.default_cfg["classifier"]) is model.get_classifier()
-    assert model.get_submodule(model.default_cfg["first_conv"]) is model.conv1
     assert model.default_cfg is model.pretrained_cfg
-    with pytest.raises(RuntimeError, match="No pretrained weights"):
-        timm.create_model(name, pretrained=True, device="meta")
+
+
+@pytest.mark.parametrize("depth", [20, 32, 44, 56])
+def test_public_weights_are_of_either_data_set(depth, tmp_path, monkeypatch):
+    asked = []
+
+    def fetch(url, **_):
+        asked.append(url)
+        return CifarResNet(depth, num_classes=10 if "cifar10_" in url else 100).state_dict()
+
+    monkeypatch.setattr(_builder, "load_state_dict_from_url", fetch)
+    for tag, num_classes, mean in (("cifar100", 100, 0.5071), ("cifar10", 10, 0.4914)):
+        model = timm.create_model(f"cifar_resnet{depth}.{tag}", pretrained=True)
+        assert model.num_classes == num_classes
+        assert model.pretrained_cfg["mean"][0] == mean
+        assert re.fullmatch(
+            rf"https://github\.com/chenyaofo/pytorch-cifar-models/releases/download/resnet/{tag}_resnet{depth}-\w{{8}}\.pt",
+            asked.pop(),
+        )
+    other = timm.create_model(f"cifar_resnet{depth}", pretrained=True, num_classes=7, in_chans=1)
+    assert "/cifar100_" in asked.pop()
+    assert (other.fc.out_features, other.conv1.in_channels) == (7, 1)
 
 
 def test_features_only_gives_the_stages():

@@ -1,10 +1,12 @@
 import contextlib
 import logging
+from urllib.error import URLError
 
 import pytest
 import timm
 import torch
 from timm.layers import DropPath
+from timm.models import _builder
 
 from mixstill.errors import UserError
 from mixstill.models.create import create_backbone, patch_size, pixels, token_mixing_width
@@ -182,6 +184,17 @@ def test_weights_that_cannot_be_fetched_are_told_in_one_line(monkeypatch, name, 
     message = message_of(name, 5, pretrained=pretrained)
     assert message.startswith(f"model: the weights of {name!r} cannot be fetched: no route to the hub xx")
     assert len(message) < 250
+
+
+@pytest.mark.parametrize("name", ["cyclemlp_b1_224", "cifar_resnet20", "cifar_resnet20.cifar10"])
+def test_weights_that_stand_at_an_address_cannot_be_fetched_offline(monkeypatch, name):
+    def offline(*_, **__):
+        raise URLError(OSError(-2, "Name or service not known"))
+
+    monkeypatch.setattr(_builder, "load_state_dict_from_url", offline)
+    assert message_of(name, 5, pretrained=True) == (
+        f"model: the weights of {name!r} cannot be fetched: <urlopen error [Errno -2] Name or service not known>"
+    )
 
 
 def test_a_model_without_pretrained_weights_is_told_in_one_line():

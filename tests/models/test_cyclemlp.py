@@ -1,5 +1,7 @@
 """CycleMLP: its layers against slow loops, its sizes against the published, and timm's methods one by one."""
 
+from itertools import pairwise
+
 import pytest
 import timm
 import torch
@@ -9,7 +11,7 @@ from timm.models import group_parameters
 from torch import nn
 
 from mixstill.errors import UserError
-from mixstill.models import CycleMlp
+from mixstill.models import CycleMlp, distilled
 from mixstill.models.cycle import HEIGHT, WIDTH, CycleBlock, CycleLinear, CycleMixing
 from mixstill.models.cyclemlp import SIZES
 
@@ -39,10 +41,53 @@ def randomised(layer):
     return layer
 
 
+def linear(inputs, outputs):
+    return inputs * outputs + outputs
+
+
+def block_count(channels, ratio):
+    """Two norms, three branches (one without bias), their weighting, the projection, the MLP."""
+    branches = 2 * linear(channels, channels) + channels**2
+    weighting = linear(channels, channels // 4) + linear(channels // 4, 3 * channels)
+    mlp = linear(channels, ratio * channels) + linear(ratio * channels, channels)
+    return 2 * 2 * channels + branches + weighting + linear(channels, channels) + mlp
+
+
+def count(depths, widths, ratios=(4, 4, 4, 4), classes=1000):
+    blocks = sum(depth * block_count(*size) for depth, *size in zip(depths, widths, ratios, strict=True))
+    halvings = sum(linear(3 * 3 * before, after) for before, after in pairwise(widths))
+    return linear(7 * 7 * 3, widths[0]) + blocks + halvings + 2 * widths[-1] + linear(widths[-1], classes)
+
+
+NARROW, WIDE = (64, 128, 320, 512), (96, 192, 384, 768)
+COUNTS = {
+    "cyclemlp_b1_224": count((2, 2, 4, 2), NARROW),
+    "cyclemlp_b2_224": count((2, 3, 10, 3), NARROW),
+    "cyclemlp_b3_224": count((3, 4, 18, 3), NARROW, (8, 8, 4, 4)),
+    "cyclemlp_b4_224": count((3, 8, 27, 3), NARROW, (8, 8, 4, 4)),
+    "cyclemlp_b5_224": count((3, 4, 24, 3), WIDE),
+    "cyclemlp_b1_32": count((2, 2, 4, 2), NARROW, classes=100),
+    "cyclemlp_b2_32": count((2, 3, 10, 3), NARROW, classes=100),
+    "cyclemlp_b1_64": count((2, 2, 4, 2), NARROW, classes=100),
+    "cyclemlp_b2_64": count((2, 3, 10, 3), NARROW, classes=100),
+    "cyclemlp_micro_32": count((1, 1, 2, 1), (16, 32, 64, 64), classes=100),
+}
+
+
 @pytest.mark.parametrize("name", SIZES)
-def test_parameters_are_as_many_as_published(name):
+def test_parameters_are_as_many_as_the_papers_layers_have(name):
     model = timm.create_model(name, device="meta")
-    assert sum(parameter.numel() for parameter in model.parameters()) == PUBLISHED[name]
+    assert sum(parameter.numel() for parameter in model.parameters()) == COUNTS[name]
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_layers_counted_so_give_the_published_sizes(name):
+    assert COUNTS[name] == PUBLISHED[name]
+
+
+def test_b2_with_a_second_head_has_the_size_that_the_baselines_tell():
+    assert COUNTS["cyclemlp_b2_224"] + linear(512, 1000) == 27_315_504
+    assert "27,315,504" in distilled.__doc__
 
 
 def by_the_definition(x, weight, bias, dim):
@@ -300,18 +345,41 @@ def test_groups_for_layer_decay_are_stem_blocks_and_head(coarse, expected):
     assert model.no_weight_decay() == set()
 
 
+CIFAR_STATISTICS = ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2761))
+IMAGENET_STATISTICS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
 @pytest.mark.parametrize("name", SIZES)
-def test_every_entry_is_registered_with_its_cfg_and_no_weights(name):
+def test_timm_resolves_input_size_normalisation_and_crop(name):
     model = timm.create_model(name, in_chans=1, num_classes=3, device="meta")
-    assert tuple(len(stage.blocks) for stage in model.stages) == SIZES[name]["depths"]
+    pixels = int(name.rpartition("_")[2])
     resolved = resolve_data_config({}, model=model)
-    assert (resolved["mean"], resolved["std"]) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-    assert (resolved["crop_pct"], resolved["interpolation"]) == (0.875, "bicubic")
-    assert resolved["input_size"] == (3, 224, 224)
-    assert model.get_submodule(model.default_cfg["classifier"]) is model.get_classifier()
-    assert model.get_submodule(model.default_cfg["first_conv"]) is model.stem
+    assert resolved["input_size"] == (3, pixels, pixels)
+    assert (resolved["mean"], resolved["std"]) == (IMAGENET_STATISTICS if pixels == 224 else CIFAR_STATISTICS)
+    assert (resolved["crop_pct"], resolved["interpolation"]) == (0.875 if pixels == 224 else 1.0, "bicubic")
     assert model.default_cfg is model.pretrained_cfg
-    assert not timm.is_model_pretrained(name)
+    assert timm.get_pretrained_cfg(name).num_classes == (1000 if pixels == 224 else 100)
+
+
+@pytest.mark.parametrize(
+    ("name", "grids"),
+    [
+        ("cyclemlp_b1_224", [56, 28, 14, 7]),
+        ("cyclemlp_b1_32", [32, 16, 8, 4]),
+        ("cyclemlp_b2_32", [32, 16, 8, 4]),
+        ("cyclemlp_b1_64", [32, 16, 8, 4]),
+        ("cyclemlp_b2_64", [32, 16, 8, 4]),
+        ("cyclemlp_micro_32", [16, 8, 4, 2]),
+    ],
+)
+def test_a_small_form_keeps_a_grid_in_its_last_stage(name, grids):
+    with torch.device("meta"):
+        model = timm.create_model(name, depths=(1, 1, 1, 1))
+        features = model.forward_intermediates(
+            torch.empty(1, *model.default_cfg["input_size"]), intermediates_only=True
+        )
+    assert [feature.shape[2] for feature in features] == grids
+    assert model.default_cfg["pool_size"] == (grids[-1], grids[-1])
 
 
 def test_features_only_gives_the_ends_of_the_stages():

@@ -91,6 +91,44 @@ def test_each_module_and_each_of_its_calls_has_draws_of_its_own() -> None:
     assert len({tuple(mask.tolist()) for mask in masks}) == 6
 
 
+@pytest.mark.parametrize(
+    ("name", "kwargs"),
+    [
+        ("tnt_s_legacy_patch16_224", {"depth": 2, "embed_dim": 24, "img_size": 32}),
+        ("mobilevit_xxs", {}),
+    ],
+)
+def test_patches_that_lie_along_the_batch_take_the_draws_of_their_sample(name, kwargs) -> None:
+    """TNT and MobileViT look into patches: a branch there has several rows for each sample."""
+    backbone = scheduled(name, "constant", rate=0.5, **kwargs).train()
+    for module in backbone.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.eval()
+    images = torch.rand(6, 3, 32, 32)
+    place_paths(backbone, 3, 1, torch.arange(6))
+    whole = backbone(images)
+    for rows in (torch.tensor([0, 5]), torch.tensor([3])):
+        place_paths(backbone, 3, 1, rows)
+        torch.testing.assert_close(backbone(images[rows]), whole[rows])
+
+
+def test_all_rows_of_a_sample_are_kept_or_dropped_together() -> None:
+    path = DropPath(0.5).train()
+    path.place(torch.tensor([[0.9, 0.1, 0.7]]))
+    assert path(torch.ones(6, 2)).tolist() == [[2.0] * 2] * 2 + [[0.0] * 2] * 2 + [[2.0] * 2] * 2
+
+
+def test_each_call_has_draws_of_its_own_in_blocks_that_call_most_often() -> None:
+    """CoaT's: six times."""
+    backbone, masks = scheduled("coat_tiny", "constant", rate=0.5, img_size=32).train(), {}
+    for path in paths(backbone):
+        path.register_forward_hook(lambda path, branch, out: masks.setdefault(path, []).append(out.flatten(1).any(1)))
+    place_paths(backbone, 3, 1, torch.arange(16))
+    backbone(torch.rand(16, 3, 32, 32))
+    assert max(map(len, masks.values())) == 6
+    assert all(len({tuple(mask.tolist()) for mask in calls}) == len(calls) for calls in masks.values())
+
+
 def test_gradient_checkpointing_draws_the_same_paths_again() -> None:
     backbone = scheduled("mixer_digits", "constant", rate=0.5, num_blocks=3, embed_dim=8).train()
     torch.nn.init.normal_(backbone.head.weight)

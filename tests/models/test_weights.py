@@ -9,12 +9,13 @@ import safetensors.torch
 import timm
 import torch
 import torch.nn.functional as F
+from timm.models import _builder
 from torch import nn
 from torchvision.ops import deform_conv2d
 
 from mixstill.errors import RunError, UserError
 from mixstill.models import CifarResNet, adapt, classes_in, load_into, read_weights, write_weights
-from mixstill.models.cyclemlp import SIZES
+from mixstill.models.cyclemlp import PUBLISHED
 from mixstill.models.families import infer_cifar_resnet
 
 STATE = {"fc.weight": torch.arange(12.0).reshape(3, 4), "fc.bias": torch.ones(3, dtype=torch.float64)}
@@ -111,7 +112,7 @@ def test_a_file_that_cannot_be_opened_is_a_users_mistake(tmp_path, suffix):
 def test_an_unknown_suffix_is_a_users_mistake(tmp_path):
     path = tmp_path / "model.ckpt"
     torch.save(STATE, path)
-    one_line_error(path, "weights are not read from '.ckpt'; choose from .safetensors, .pt, .pth, .th, .bin")
+    one_line_error(path, "weights are not read from '.ckpt'; choose from .safetensors, .pt, .pth, .th, .bin, .tar")
 
 
 @pytest.mark.parametrize("share", [0.01, 0.1, 0.5, 0.9, 0.999])
@@ -180,9 +181,18 @@ def test_a_malicious_pickle_is_refused_and_its_code_does_not_run(tmp_path, layou
         assert mark.exists()
 
 
-def test_a_checkpoint_with_arguments_is_refused(tmp_path):
+@pytest.mark.parametrize("key", ["model", "state_dict"])
+def test_a_checkpoint_of_a_training_script_is_read_with_its_architecture(tmp_path, key):
+    path = tmp_path / "last.pth.tar"
+    torch.save({key: STATE, "args": argparse.Namespace(lr=0.1), "epoch": 3, "arch": "std_mixer_s16_224"}, path)
+    weights = read_weights(path)
+    assert_same(weights.state, STATE)
+    assert weights.metadata == {"arch": "std_mixer_s16_224"}
+
+
+def test_an_object_of_any_other_kind_is_refused(tmp_path):
     path = tmp_path / "model.pt"
-    torch.save({"model": STATE, "args": argparse.Namespace(lr=0.1)}, path)
+    torch.save({"model": STATE, "args": Path("a")}, path)
     one_line_error(path, "refused: it holds more than tensors; save its state dict alone")
 
 
@@ -398,9 +408,50 @@ def test_cyclemlps_files_give_their_models_logits(tmp_path, name):
 
 @pytest.mark.parametrize("name", ["cyclemlp_b2_224", "cyclemlp_b3_224", "cyclemlp_b4_224", "cyclemlp_b5_224"])
 def test_a_cyclemlps_size_is_told_from_its_file(name):
-    shapes = cyclemlp_shapes(*SIZES[name].values(), 1000)
+    shapes = cyclemlp_shapes(*PUBLISHED[name].size.values(), 1000)
     found = adapt(None, {key: torch.empty(shape, device="meta") for key, shape in shapes.items()})
     assert found.name == name
+
+
+TINY = {"depths": (1, 2, 1, 1), "embed_dims": (8, 12, 16, 16), "mlp_ratios": (2, 2, 1, 1)}
+
+
+@pytest.mark.parametrize("wrapped", [True, False])
+@pytest.mark.parametrize("name", ["cyclemlp_b1_224", "cyclemlp_b5_224.in1k"])
+def test_the_authors_cyclemlps_load_by_name_with_other_classes_and_channels_too(tmp_path, name, wrapped):
+    path, images = tmp_path / "CycleMLP.pth", torch.randn(2, 3, 64, 64)
+    state = cyclemlp_file(*TINY.values(), 1000)
+    torch.save({"model": state, "epoch": 299} if wrapped else state, path)
+    from_file = {"pretrained": True, "pretrained_cfg_overlay": {"file": str(path)}, **TINY}
+    model = timm.create_model(name, **from_file)
+    torch.testing.assert_close(model.eval()(images), cyclemlp_logits(state, images), rtol=1e-4, atol=1e-4)
+    own = tmp_path / "own.pth"
+    torch.save(model.state_dict(), own)
+    again = timm.create_model(name, **from_file | {"pretrained_cfg_overlay": {"file": str(own)}})
+    assert_same(again.state_dict(), model.state_dict())
+
+    other = timm.create_model(name, **from_file, num_classes=5, in_chans=1).eval()
+    grey = torch.randn(2, 1, 64, 64)
+    assert other(grey).shape == (2, 5)
+    summed = state | {"patch_embed.proj.weight": state["patch_embed.proj.weight"].sum(1, keepdim=True)}
+    summed |= {"head.weight": other.head.weight.detach(), "head.bias": other.head.bias.detach()}
+    torch.testing.assert_close(other(grey), cyclemlp_logits(summed, grey), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("size", ["B1", "B2", "B3", "B4", "B5"])
+def test_the_authors_cyclemlps_are_fetched_from_their_release(monkeypatch, size):
+    asked, state = [], cyclemlp_file(*TINY.values(), 1000)
+
+    def fetch(url, **_):
+        asked.append(url)
+        return {"model": state}
+
+    monkeypatch.setattr(_builder, "load_state_dict_from_url", fetch)
+    model = timm.create_model(f"cyclemlp_{size.lower()}_224", pretrained=True, **TINY)
+    assert asked == [f"https://github.com/ShoufaChen/CycleMLP/releases/download/v0.1/CycleMLP_{size}.pth"]
+    assert torch.equal(
+        model.stages[1].blocks[1].mixing.height.weight, state["network.2.1.attn.sfc_w.weight"][..., 0, 0]
+    )
 
 
 def test_a_cyclemlp_that_cannot_be_built_is_a_users_mistake():

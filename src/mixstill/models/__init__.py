@@ -3,6 +3,7 @@
 from mixstill.models import cifar_resnet, cyclemlp, zoo
 from mixstill.models.cifar_resnet import CifarResNet
 from mixstill.models.cyclemlp import CycleMlp
+from mixstill.models.distilled import DistilledMlpMixer
 from mixstill.models.families import Adapted, adapt, classes_in
 from mixstill.models.weights import Weights, load_into, read_weights, write_weights
 
@@ -10,6 +11,7 @@ __all__ = [
     "Adapted",
     "CifarResNet",
     "CycleMlp",
+    "DistilledMlpMixer",
     "Weights",
     "adapt",
     "cifar_resnet",

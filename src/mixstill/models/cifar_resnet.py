@@ -1,7 +1,8 @@
 """The CIFAR ResNets of He et al., "Deep Residual Learning for Image Recognition" (CVPR 2016), section 4.2.
 
 6n+2 layers: a 3x3 stem and three stages of n blocks, W, 2W and 4W channels wide (W = 16), the last two at half the
-resolution of the one before. Modules are named as in chenyaofo/pytorch-cifar-models, whose weights load as they are.
+resolution of the one before. Modules are named as in chenyaofo/pytorch-cifar-models, whose weights load as they are, by
+name too: `cifar_resnet20.cifar100` (timm's default) and `cifar_resnet20.cifar10`.
 
 Shapes: B batch, C channels, H and W height and width, K classes.
 """
@@ -14,14 +15,14 @@ import torch
 import torch.nn.functional as F
 from timm.layers.classifier import create_classifier
 from timm.layers.drop import DropPath
-from timm.models import build_model_with_cfg, checkpoint_seq, generate_default_cfgs, register_model
+from timm.models import build_model_with_cfg, checkpoint_seq
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
 from mixstill.errors import UserError, unknown
-from mixstill.normalisation import CIFAR100
+from mixstill.models.entries import Entry, register
+from mixstill.normalisation import CIFAR10, CIFAR100
 
-DEPTHS = {f"cifar_resnet{depth}": depth for depth in (8, 20, 32, 44, 56, 110)}
 STAGES = ("layer1", "layer2", "layer3")
 SHORTCUTS = ("A", "B")
 
@@ -231,48 +232,34 @@ _CFG = {
     "first_conv": "conv1",
     "classifier": "fc",
 }
+_PUBLIC = "https://github.com/chenyaofo/pytorch-cifar-models/releases/download/resnet"
+_LICENCE = {"license": "bsd-3-clause"}
+_TEN_CLASSES: dict[str, Any] = {"num_classes": 10, "mean": CIFAR10[0], "std": CIFAR10[1]}
 
-# timm's `register_model` looks its entries up here.
-default_cfgs = generate_default_cfgs(dict.fromkeys(DEPTHS, _CFG))
+
+def _public(depth: int, millions: float, cifar100: tuple[str, float], cifar10: tuple[str, float]) -> Entry:
+    """One that chenyaofo has weights of: for each data set the end of the file's name, and its published top-1."""
+    weights: dict[str, dict[str, Any]] = {
+        "cifar100": {"url": f"{_PUBLIC}/cifar100_resnet{depth}-{cifar100[0]}.pt", **_LICENCE},
+        "cifar10": {"url": f"{_PUBLIC}/cifar10_resnet{depth}-{cifar10[0]}.pt", **_LICENCE, **_TEN_CLASSES},
+    }
+    top_1 = f"published top-1 {cifar100[1]} on CIFAR-100, {cifar10[1]} on CIFAR-10"
+    return Entry(f"{depth} layers, {millions} M parameters; {top_1}.", _CFG, {"depth": depth}, weights)
 
 
-def _cifar_resnet(name: str, pretrained: bool, kwargs: dict[str, Any]) -> CifarResNet:
+DEPTHS = {
+    "cifar_resnet8": Entry("8 layers, 0.1 M parameters: below the paper's, for quick teachers.", _CFG, {"depth": 8}),
+    "cifar_resnet20": _public(20, 0.28, cifar100=("23dac2f1", 68.8), cifar10=("4118986f", 92.6)),
+    "cifar_resnet32": _public(32, 0.47, cifar100=("84213ce6", 70.2), cifar10=("ef93fc4d", 93.5)),
+    "cifar_resnet44": _public(44, 0.67, cifar100=("ffe32858", 71.6), cifar10=("2a3cabcb", 94.0)),
+    "cifar_resnet56": _public(56, 0.86, cifar100=("f2eff4c8", 72.6), cifar10=("187c023a", 94.4)),
+    "cifar_resnet110": Entry("110 layers, 1.7 M parameters.", _CFG, {"depth": 110}),
+}
+
+
+def _build(name: str, pretrained: bool, kwargs: dict[str, Any]) -> CifarResNet:
     features = {"out_indices": (0, 1, 2), "feature_cls": "getter"}
-    arguments = {"depth": DEPTHS[name]} | kwargs
-    return build_model_with_cfg(CifarResNet, name, pretrained, feature_cfg=features, **arguments)
+    return build_model_with_cfg(CifarResNet, name, pretrained, feature_cfg=features, **DEPTHS[name].size | kwargs)
 
 
-@register_model
-def cifar_resnet8(pretrained: bool = False, **kwargs: Any) -> CifarResNet:
-    """8 layers, 0.1 M parameters: smaller than the paper's, for quick teachers."""
-    return _cifar_resnet("cifar_resnet8", pretrained, kwargs)
-
-
-@register_model
-def cifar_resnet20(pretrained: bool = False, **kwargs: Any) -> CifarResNet:
-    """20 layers, 0.27 M parameters."""
-    return _cifar_resnet("cifar_resnet20", pretrained, kwargs)
-
-
-@register_model
-def cifar_resnet32(pretrained: bool = False, **kwargs: Any) -> CifarResNet:
-    """32 layers, 0.46 M parameters."""
-    return _cifar_resnet("cifar_resnet32", pretrained, kwargs)
-
-
-@register_model
-def cifar_resnet44(pretrained: bool = False, **kwargs: Any) -> CifarResNet:
-    """44 layers, 0.66 M parameters."""
-    return _cifar_resnet("cifar_resnet44", pretrained, kwargs)
-
-
-@register_model
-def cifar_resnet56(pretrained: bool = False, **kwargs: Any) -> CifarResNet:
-    """56 layers, 0.85 M parameters."""
-    return _cifar_resnet("cifar_resnet56", pretrained, kwargs)
-
-
-@register_model
-def cifar_resnet110(pretrained: bool = False, **kwargs: Any) -> CifarResNet:
-    """110 layers, 1.7 M parameters."""
-    return _cifar_resnet("cifar_resnet110", pretrained, kwargs)
+register(__name__, DEPTHS, _build)

@@ -1,5 +1,7 @@
 """CycleMLP B1 to B5 (Chen et al., "CycleMLP: A MLP-like Architecture for Dense Prediction", ICLR 2022).
 
+Small images would leave a last grid of 1x1; for them the stem takes smaller steps.
+
 Shapes: B batch, C channels, H and W height and width of the grid, K classes. Features are [B,H,W,C].
 """
 
@@ -11,24 +13,20 @@ from typing import Any, Literal, cast
 
 import torch
 from timm.layers import trunc_normal_
-from timm.models import build_model_with_cfg, checkpoint, generate_default_cfgs, register_model
+from timm.models import build_model_with_cfg, checkpoint
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
 from mixstill.errors import UserError
 from mixstill.models.cycle import CycleBlock
-from mixstill.normalisation import IMAGENET
+from mixstill.models.entries import Entry, register
+from mixstill.models.renaming import filter_cyclemlp
+from mixstill.normalisation import CIFAR100, IMAGENET
+
+Size = dict[str, Any]
 
 _NARROW, _WIDE = (64, 128, 320, 512), (96, 192, 384, 768)
 
-# The authors' models (github.com/ShoufaChen/CycleMLP): blocks, channels and expansion of the MLP in each of the stages.
-SIZES: dict[str, dict[str, Any]] = {
-    "cyclemlp_b1_224": {"depths": (2, 2, 4, 2), "embed_dims": _NARROW, "mlp_ratios": (4, 4, 4, 4)},
-    "cyclemlp_b2_224": {"depths": (2, 3, 10, 3), "embed_dims": _NARROW, "mlp_ratios": (4, 4, 4, 4)},
-    "cyclemlp_b3_224": {"depths": (3, 4, 18, 3), "embed_dims": _NARROW, "mlp_ratios": (8, 8, 4, 4)},
-    "cyclemlp_b4_224": {"depths": (3, 8, 27, 3), "embed_dims": _NARROW, "mlp_ratios": (8, 8, 4, 4)},
-    "cyclemlp_b5_224": {"depths": (3, 4, 24, 3), "embed_dims": _WIDE, "mlp_ratios": (4, 4, 4, 4)},
-}
 STEM_KERNEL = 7
 STEM_STRIDES = (1, 2, 4)
 
@@ -226,7 +224,7 @@ class CycleMlp(nn.Module):
 _CFG = {
     "input_size": (3, 224, 224),
     "pool_size": (7, 7),
-    "crop_pct": 0.875,
+    "crop_pct": 0.875,  # the authors evaluate the centre of 256 pixels, whatever stands in their cfgs
     "interpolation": "bicubic",
     "mean": IMAGENET[0],
     "std": IMAGENET[1],
@@ -234,43 +232,54 @@ _CFG = {
     "first_conv": "stem",
     "classifier": "head",
 }
-
-# timm's `register_model` looks its entries up here.
-default_cfgs = generate_default_cfgs(dict.fromkeys(SIZES, _CFG))
+_AUTHORS = "https://github.com/ShoufaChen/CycleMLP"
 
 
-def _cyclemlp(name: str, pretrained: bool, kwargs: dict[str, Any]) -> CycleMlp:
-    arguments = SIZES[name] | kwargs
+def _size(depths: Sequence[int], embed_dims: Sequence[int] = _NARROW, mlp_ratios: Sequence[int] = (4, 4, 4, 4)) -> Size:
+    return {"depths": depths, "embed_dims": embed_dims, "mlp_ratios": mlp_ratios}
+
+
+def _published(name: str, about: str, size: Size) -> Entry:
+    url = f"{_AUTHORS}/releases/download/v0.1/CycleMLP_{name}.pth"
+    return Entry(f"CycleMLP-{name}: {about}", _CFG, size, {"in1k": {"url": url, "license": "mit"}})
+
+
+def _small(about: str, pixels: int, stem_stride: int, size: Size) -> Entry:
+    last = pixels // stem_stride // 8
+    cfg = {"input_size": (3, pixels, pixels), "pool_size": (last, last), "crop_pct": 1.0, "num_classes": 100}
+    return Entry(about, _CFG | cfg | {"mean": CIFAR100[0], "std": CIFAR100[1]}, size | {"stem_stride": stem_stride})
+
+
+_B1, _B2 = _size((2, 2, 4, 2)), _size((2, 3, 10, 3))
+_B3, _B4 = _size((3, 4, 18, 3), mlp_ratios=(8, 8, 4, 4)), _size((3, 8, 27, 3), mlp_ratios=(8, 8, 4, 4))
+_B5, _MICRO = _size((3, 4, 24, 3), _WIDE), _size((1, 1, 2, 1), (16, 32, 64, 64))
+
+PUBLISHED = {
+    "cyclemlp_b1_224": _published("B1", "15.2 M parameters, 2.1 G multiply-adds; published top-1 78.9.", _B1),
+    "cyclemlp_b2_224": _published("B2", "26.8 M parameters, 3.9 G multiply-adds; published top-1 81.6.", _B2),
+    "cyclemlp_b3_224": _published("B3", "38.4 M parameters, 6.9 G multiply-adds; published top-1 82.4.", _B3),
+    "cyclemlp_b4_224": _published("B4", "51.8 M parameters, 10.1 G multiply-adds; published top-1 83.0.", _B4),
+    "cyclemlp_b5_224": _published("B5", "75.7 M parameters, 12.3 G multiply-adds; published top-1 83.2.", _B5),
+}
+SMALL = {
+    "cyclemlp_b1_32": _small("CycleMLP-B1 for 32 pixels: grids of 32, 16, 8 and 4, 14.7 M parameters.", 32, 1, _B1),
+    "cyclemlp_b2_32": _small("CycleMLP-B2 for 32 pixels: grids of 32, 16, 8 and 4, 26.3 M parameters.", 32, 1, _B2),
+    "cyclemlp_b1_64": _small("CycleMLP-B1 for 64 pixels: grids of 32, 16, 8 and 4, 14.7 M parameters.", 64, 2, _B1),
+    "cyclemlp_b2_64": _small("CycleMLP-B2 for 64 pixels: grids of 32, 16, 8 and 4, 26.3 M parameters.", 64, 2, _B2),
+    "cyclemlp_micro_32": _small(
+        "A small CycleMLP to try things out: grids of 16, 8, 4 and 2, 0.25 M parameters.", 32, 2, _MICRO
+    ),
+}
+SIZES = PUBLISHED | SMALL
+
+
+def _build(name: str, pretrained: bool, kwargs: dict[str, Any]) -> CycleMlp:
+    arguments = SIZES[name].size | kwargs
     ends = tuple(end - 1 for end in accumulate(arguments["depths"]))
     features = {"out_indices": ends, "feature_cls": "getter"}
-    return build_model_with_cfg(CycleMlp, name, pretrained, feature_cfg=features, **arguments)
+    return build_model_with_cfg(
+        CycleMlp, name, pretrained, pretrained_filter_fn=filter_cyclemlp, feature_cfg=features, **arguments
+    )
 
 
-@register_model
-def cyclemlp_b1_224(pretrained: bool = False, **kwargs: Any) -> CycleMlp:
-    """CycleMLP-B1: 15.2 M parameters, 2.1 G multiply-adds; published top-1 78.9."""
-    return _cyclemlp("cyclemlp_b1_224", pretrained, kwargs)
-
-
-@register_model
-def cyclemlp_b2_224(pretrained: bool = False, **kwargs: Any) -> CycleMlp:
-    """CycleMLP-B2: 26.8 M parameters, 3.9 G multiply-adds; published top-1 81.6."""
-    return _cyclemlp("cyclemlp_b2_224", pretrained, kwargs)
-
-
-@register_model
-def cyclemlp_b3_224(pretrained: bool = False, **kwargs: Any) -> CycleMlp:
-    """CycleMLP-B3: 38.4 M parameters, 6.9 G multiply-adds; published top-1 82.4."""
-    return _cyclemlp("cyclemlp_b3_224", pretrained, kwargs)
-
-
-@register_model
-def cyclemlp_b4_224(pretrained: bool = False, **kwargs: Any) -> CycleMlp:
-    """CycleMLP-B4: 51.8 M parameters, 10.1 G multiply-adds; published top-1 83.0."""
-    return _cyclemlp("cyclemlp_b4_224", pretrained, kwargs)
-
-
-@register_model
-def cyclemlp_b5_224(pretrained: bool = False, **kwargs: Any) -> CycleMlp:
-    """CycleMLP-B5: 75.7 M parameters, 12.3 G multiply-adds; published top-1 83.2."""
-    return _cyclemlp("cyclemlp_b5_224", pretrained, kwargs)
+register(__name__, SIZES, _build)

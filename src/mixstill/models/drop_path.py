@@ -20,7 +20,7 @@ from mixstill import rng
 
 Mode = Literal["linear", "constant"]
 _NAME = re.compile(r"drop_path\d*")
-_CALLS = 4  # draws of a module for each sample: timm's blocks call theirs up to three times
+_CALLS = 6  # draws of a module for each sample: timm's blocks call theirs up to six times (CoaT)
 
 
 class DropPath(nn.Module):
@@ -40,10 +40,14 @@ class DropPath(nn.Module):
         self.calls = self.recalls = 0
 
     def forward(self, branch: Tensor) -> Tensor:
-        """[b, ...] -> [b, ...], each sample kept whole (over 1 - rate) or zero."""
+        """[b, ...] -> [b, ...], each sample kept whole (over 1 - rate) or zero.
+
+        A branch of [b * rows, ...], as of the patches that TNT and MobileViT look into, has all rows of a sample alike.
+        """
         if not self.training or self.rate == 0:
             return branch
         draws = torch.rand(len(branch)) if self.draws is None else self.draws[self._number() % _CALLS]
+        draws = draws.repeat_interleave(len(branch) // len(draws))
         scale = (draws >= self.rate).to(branch.dtype) / (1 - self.rate)
         return branch * scale.to(branch.device, non_blocking=True).view(-1, *[1] * (branch.ndim - 1))
 

@@ -16,7 +16,8 @@ from timm.models import get_pretrained_cfg_value, split_model_name_tag
 
 from mixstill.errors import UserError, unknown
 from mixstill.models.cifar_resnet import DEPTHS, STAGES
-from mixstill.models.cyclemlp import SIZES
+from mixstill.models.cyclemlp import PUBLISHED
+from mixstill.models.renaming import rename_cyclemlp
 from mixstill.models.weights import State
 from mixstill.normalisation import CIFAR10, CIFAR100, IMAGENET, Normalisation
 
@@ -118,21 +119,13 @@ def infer_cyclemlp(state: State, source: str = "weights") -> Adapted | None:
     if "network.0.0.attn.sfc_h.weight" not in state:
         return None
     found = tuple(_cyclemlp_stage(state, f"network.{2 * stage}.") for stage in range(4))
-    names = {
-        tuple(zip(size["depths"], size["embed_dims"], size["mlp_ratios"], strict=True)): name
-        for name, size in SIZES.items()
-    }
+    names = {tuple(zip(*entry.size.values(), strict=True)): name for name, entry in PUBLISHED.items()}
     if found not in names:
-        raise UserError(f"{source}: holds a CycleMLP of no known size; there are {', '.join(SIZES)}")
+        raise UserError(f"{source}: holds a CycleMLP of no known size; there are {', '.join(PUBLISHED)}")
     num_classes = classes_in(state, "head")
     if num_classes is None:
         raise UserError(f"{source}: has no classifier ('head') of a {names[found]}")
-    renamed = {
-        _rename_cyclemlp(key): tensor.flatten(1) if re.search(r"\.sfc_[hw]\.weight$", key) else tensor
-        for key, tensor in state.items()
-        if not key.endswith(".offset")
-    }
-    return Adapted(names[found], {"num_classes": num_classes}, renamed, IMAGENET)
+    return Adapted(names[found], {"num_classes": num_classes}, rename_cyclemlp(state), IMAGENET)
 
 
 def _cyclemlp_stage(state: State, prefix: str) -> tuple[int, int, int]:
@@ -140,21 +133,6 @@ def _cyclemlp_stage(state: State, prefix: str) -> tuple[int, int, int]:
     blocks = {key.removeprefix(prefix).split(".")[0] for key in state if key.startswith(prefix)}
     mlp = state.get(f"{prefix}0.mlp.fc1.weight")
     return (0, 0, 0) if mlp is None else (len(blocks), mlp.shape[1], mlp.shape[0] // mlp.shape[1])
-
-
-def _rename_cyclemlp(key: str) -> str:
-    """Our name of a parameter of theirs: their stages and the transitions between them alternate in one list."""
-    key = re.sub(r"^patch_embed\.proj\.", "stem.", key)
-    key = re.sub(r"^network\.(\d+)\.proj\.", lambda found: f"stages.{(int(found[1]) + 1) // 2}.downsample.", key)
-    key = re.sub(r"^network\.(\d+)\.", lambda found: f"stages.{int(found[1]) // 2}.blocks.", key)
-    for theirs, ours in (
-        (".attn.", ".mixing."),
-        (".sfc_h.", ".width."),
-        (".sfc_w.", ".height."),
-        (".mlp_c.", ".point."),
-    ):
-        key = key.replace(theirs, ours)
-    return key
 
 
 def classes_in(state: State, classifier: str | Sequence[str] | None) -> int | None:

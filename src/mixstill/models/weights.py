@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import pickle
 import warnings
 from collections.abc import Mapping
@@ -18,7 +19,7 @@ from mixstill.files import write_atomically
 
 State = dict[str, Tensor]
 
-SUFFIXES = (".safetensors", ".pt", ".pth", ".th", ".bin")
+SUFFIXES = (".safetensors", ".pt", ".pth", ".th", ".bin", ".tar")  # timm's train.py writes last.pth.tar
 WRAPPERS = ("state_dict", "model")
 
 # What torch.save's files begin with: a zip archive's mark, or before PyTorch 1.6 a pickled number.
@@ -27,7 +28,7 @@ _MAGIC = (b"PK\x03\x04", pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2))
 
 @dataclass(frozen=True)
 class Weights:
-    """The tensors of a file by name, on the CPU, and its text metadata (safetensors only)."""
+    """The tensors of a file by name, on the CPU, and its text metadata: of timm's checkpoints `arch`, the model."""
 
     state: State
     metadata: dict[str, str] = field(default_factory=dict)
@@ -50,7 +51,7 @@ def read_weights(path: Path) -> Weights:
         raise UserError(f"{path}: weights are not read from {path.suffix!r}; choose from {', '.join(SUFFIXES)}")
     if not start:
         raise UserError(f"{path}: the file is empty")
-    weights = _read_safetensors(path) if path.suffix == ".safetensors" else Weights(_read_pickled(path, start))
+    weights = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickled(path, start)
     return Weights(_without_prefix(weights.state, "module."), weights.metadata)
 
 
@@ -66,19 +67,20 @@ def _read_safetensors(path: Path) -> Weights:
     return Weights(state, metadata)
 
 
-def _read_pickled(path: Path, start: bytes) -> State:
+def _read_pickled(path: Path, start: bytes) -> Weights:
     if not start.startswith(_MAGIC):
         raise UserError(f"{path}: not a PyTorch file")
     try:
-        with warnings.catch_warnings():
-            # torch.load warns of pickle protocols other than its own.
-            warnings.simplefilter("ignore")
+        # torch.load warns of pickle protocols other than its own; a Namespace holds the words of a command line, as in
+        # the checkpoints of timm and DeiT
+        with warnings.catch_warnings(action="ignore"), torch.serialization.safe_globals([argparse.Namespace]):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(f"{path}: refused: it holds more than tensors; save its state dict alone") from error
     except Exception as error:  # arbitrary bytes make the reader fail in arbitrary ways
         raise UserError(f"{path}: damaged, or not a PyTorch file: {one_line(error, 120)}") from error
-    return _state_in(content, path)
+    arch = content.get("arch") if isinstance(content, Mapping) else None
+    return Weights(_state_in(content, path), {"arch": arch} if isinstance(arch, str) else {})
 
 
 def _state_in(content: object, path: Path) -> State:
