@@ -1,18 +1,20 @@
 """Each ImageNet recipe trains two steps as it stands, on a folder of a few photos.
 
 What is smaller than in earnest: the batch, and the channels of students and teachers; all their blocks are there, and
-all of the 224 pixels. The teachers' weights are drawn at random and read from files.
+all of the pixels. The teachers' weights are drawn at random and read from files. A recipe that goes on from a run goes
+on from one of a single step.
 """
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import timm
 import torch
 from PIL import Image
 from sklearn.datasets import load_sample_images
-from timm.models import mlp_mixer, resnet, swin_transformer
+from timm.models import deit, mlp_mixer, regnet, resnet, swin_transformer
 
 from mixstill import recipes
 from mixstill.distill.classifier import load_classifier
@@ -47,7 +49,9 @@ def weights(tmp_path_factory):
     narrow(mlp_mixer, embed_dim=8)
     narrow(zoo, embed_dim=8)
     narrow(cyclemlp, embed_dims=(8, 8, 8, 8))
-    narrow(resnet, channels=(8, 8, 8, 8))
+    narrow(deit, embed_dim=8, num_heads=1)
+    narrow(resnet, channels=(8, 8, 8, 8), stem_width=4)
+    narrow(regnet, model_cfg=replace(regnet.model_cfgs["regnety_160"], w0=8, wa=4.25, group_size=4, stem_width=8))
     narrow(swin_transformer, embed_dim=8, num_heads=(1, 1, 1, 1))
     folder = tmp_path_factory.mktemp("teachers")
     placements = [Placement.parse(text) for name in IMAGENET for text in recipes.load(name).distill.teachers]
@@ -65,8 +69,13 @@ def test_an_imagenet_recipe_trains(name, photos, weights, mixstill, tmp_path) ->
     placements = [Placement.parse(text) for text in recipes.load(name).distill.teachers]
     if placements:
         words = ["--teachers", *(f"{at.teacher}={weights[at.teacher]}@{at.place}" for at in placements)]
-    words += ["--device", "cpu", "--workers", 0, "--max-steps", 2, "-b", 4]
-    said = mixstill("train", name, "--data-dir", photos, "--output", run, "--quiet", "--log-interval", 1, *words)
+    taught = words[1:]
+    words += ["--data-dir", photos, "--device", "cpu", "--workers", 0, "-b", 4, "--quiet"]
+    if "--init-from" in recipes.header(name)["command"]:
+        before = name.rpartition("-")[0]
+        assert mixstill("train", before, "--output", tmp_path / "before", "--max-steps", 1, *words).code == 0
+        words += ["--init-from", tmp_path / "before"]
+    said = mixstill("train", name, "--output", run, "--max-steps", 2, "--log-interval", 1, *words)
     assert said.code == 0, said
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     losses = [line["total"] for line in lines if "total" in line]
@@ -75,5 +84,5 @@ def test_an_imagenet_recipe_trains(name, photos, weights, mixstill, tmp_path) ->
     for ema in (False, True):
         trained = load_classifier(str(run), ema=ema)
         assert trained.facts.classes == CLASSES
-        assert trained.facts.input_size == 224
-        assert [str(at) for at in trained.model.placements] == words[1 : 1 + len(placements)]
+        assert trained.facts.input_size == recipes.load(name).data.input_size
+        assert [str(at) for at in trained.model.placements] == taught
