@@ -36,9 +36,15 @@ class ModelConfig:
         "linear", "the rate grows linearly with the depth up to drop_path, or is the same in every block"
     )
     pretrained: bool = option(False, "start from timm's pretrained weights")
+    init_from: str | None = option(
+        None, "start from the weights of this run, or file, resized to data.input_size where that is another"
+    )
 
     def __post_init__(self) -> None:
         _require(0 <= self.drop_path < 1, "model.drop_path", self.drop_path, "in [0, 1)")
+        _require(
+            not (self.pretrained and self.init_from), "model.pretrained", True, "false where model.init_from is given"
+        )
 
 
 SMALL = ("digits", "cifar10", "cifar100")  # data sets of small images, which are held in memory

@@ -17,6 +17,8 @@ from mixstill.schema import Field, RawConfig, fields
 ALIASES = {
     "model": "model.name",
     "pretrained": "model.pretrained",
+    "init-from": "model.init_from",
+    "finetune": "model.init_from",
     "drop-path": "model.drop_path",
     "dataset": "data.dataset",
     "data-set": "data.dataset",

@@ -17,6 +17,7 @@ SOURCE is a run directory, a weights file, a timm name or a hub id.
   --dataset D          digits, cifar10, cifar100, folder or a scheme of timm [the run's own]
   --data-dir P         where it lies [the run's own]
   --split S            test, val or train [test]
+  --input-size N       resize the weights to images of N pixels per side [its own size]
   --head H             average, class or distill [average where there are distillation heads]
   --space S            average in logit or probability space [logit]
   --use-ema            take the moving average of the weights
@@ -28,7 +29,7 @@ SOURCE is a run directory, a weights file, a timm name or a hub id.
 SPLITS = ("train", "val", "test")
 SPACES = ("logit", "probability")
 FIELDS = (
-    *(name for name in fields() if name.startswith("data.") and name != "data.input_size"),
+    *(name for name in fields() if name.startswith("data.")),
     "train.device",
     "train.eval_batch_size",
     "train.amp",
@@ -56,7 +57,12 @@ def main(argv: list[str]) -> None:
     from mixstill.train.device import pick_device
     from mixstill.train.evaluate import evaluate
 
-    classifier = load_classifier(line.words[0], model=options.get("model"), ema="use-ema" in options)
+    classifier = load_classifier(
+        line.words[0],
+        model=options.get("model"),
+        ema="use-ema" in options,
+        input_size=from_dict(line.config).data.input_size,
+    )
     trained = {} if classifier.config is None else {"data": to_dict(classifier.config)["data"]}
     cropped = {"data": {"crop_pct": classifier.crop_pct}}
     if not trained and "dataset" not in line.config.get("data", {}):

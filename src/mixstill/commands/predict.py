@@ -12,17 +12,18 @@ USAGE = """usage: mixstill predict SOURCE IMAGE... [--top N] [--json] ...
 
 SOURCE is a run directory, a weights file, a timm name or a hub id.
 
-  --model NAME  architecture of a weights file that does not tell it
-  --top N       classes per image [5]
-  --use-ema     take the moving average of the weights
-  --device D    auto, cpu, cuda or cuda:N [auto]
-  --json        one JSON object per image: image, classes, probabilities
+  --model NAME    architecture of a weights file that does not tell it
+  --input-size N  resize the weights to images of N pixels per side [its own size]
+  --top N         classes per image [5]
+  --use-ema       take the moving average of the weights
+  --device D      auto, cpu, cuda or cuda:N [auto]
+  --json          one JSON object per image: image, classes, probabilities
 """
 
 
 def main(argv: list[str]) -> None:
     """Classify each image by the average of the heads and print its likeliest classes."""
-    line = parse(argv, flags=("json", "use-ema"), values=("model", "top", "device"))
+    line = parse(argv, flags=("json", "use-ema"), values=("model", "top", "device", "input-size"))
     options = line.options
     if len(line.words) < 2:
         raise UserError(f"predict: takes a SOURCE and one IMAGE or more, got {' '.join(line.words) or 'none'}")
@@ -39,7 +40,9 @@ def main(argv: list[str]) -> None:
     from mixstill.views import normalise, to_float
 
     source, *images = line.words
-    classifier = load_classifier(source, model=options.get("model"), ema="use-ema" in options)
+    classifier = load_classifier(
+        source, model=options.get("model"), ema="use-ema" in options, input_size=line.whole("input-size")
+    )
     facts, device = classifier.facts, pick_device(options.get("device", "auto"))
     model = classifier.model.to(device)
     names = facts.classes or [str(index) for index in range(facts.num_classes)]

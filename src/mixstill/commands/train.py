@@ -7,20 +7,19 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from mixstill import recipes
 from mixstill.errors import InterruptedRun, UserError
 from mixstill.overrides import CommandLine, help_lines, parse
-from mixstill.schema import from_dict, merge, to_dict
 
 DEFAULT_RECIPE = "digits"
 RUNS = Path("runs")
 
-USAGE = """usage: mixstill train [RECIPE] [--FIELD VALUE ...] [--output DIR] [--resume]
+USAGE = """usage: mixstill train [RECIPE] [--init-from RUN] [--FIELD VALUE ...] [--output DIR] [--resume]
 
 RECIPE is a shipped recipe (see `mixstill recipes`) or a YAML file; without one, the digits are trained.
 Teachers that are recipes are taken from a finished run beside the output, or trained first.
+With --init-from the weights are those of RUN, resized to --input-size; without a RECIPE, the config is RUN's too.
 
-  --output DIR   the run directory [runs/RECIPE]
+  --output DIR   the run directory [runs/RECIPE; with --init-from runs/NAME-Npx]
   --resume       go on with the run in DIR, exactly where its checkpoint stands
   --quiet        print nothing but the result
   --json         print the summary as JSON
@@ -53,19 +52,19 @@ def main(argv: list[str]) -> None:
 def _train(
     line: CommandLine, recipe: str | None, path: Path, main: bool, *, resume: bool, quiet: bool
 ) -> dict[str, Any]:
+    from mixstill.distill.starting import resumed_config, starting_config
     from mixstill.teaching import resolve_teachers, teachers_of_run
     from mixstill.train.run import CONFIG_FILE, check_output, saved_config, train
 
-    if resume and recipe is not None and not (path / CONFIG_FILE).exists():
+    if resume and (recipe or _source(line)) is not None and not (path / CONFIG_FILE).exists():
         if main:
             print(f"mixstill: there is no run in {path} to go on with; a new one begins", file=sys.stderr)
         resume = False
     if resume:
         saved = saved_config(path)
-        config = from_dict(merge(to_dict(saved), line.config)) if recipe is None else recipes.load(recipe, line.config)
-        config = teachers_of_run(config, saved)
+        config = teachers_of_run(resumed_config(recipe, line.config, saved), saved)
     else:
-        config = recipes.load(recipe or DEFAULT_RECIPE, line.config)
+        config = starting_config(recipe if _source(line) else recipe or DEFAULT_RECIPE, line.config)
         check_output(config, path, resume=False)
         config = resolve_teachers(config, path, quiet=quiet)
     try:
@@ -75,9 +74,20 @@ def _train(
         raise InterruptedRun(error.signal, text) from error
 
 
+def _source(line: CommandLine) -> str | None:
+    """Where the weights to start from lie."""
+    found: str | None = line.config.get("model", {}).get("init_from")
+    return found
+
+
 def _output(line: CommandLine, recipe: str | None, resume: bool) -> Path:
     if "output" in line.options:
         return Path(line.options["output"]).expanduser()
     if resume and recipe is None:
         raise UserError("resume: say which run by --output DIR")
-    return RUNS / Path(recipe or DEFAULT_RECIPE).stem
+    source = _source(line)
+    path = RUNS / Path(recipe or source or DEFAULT_RECIPE).resolve().stem
+    size = line.config.get("data", {}).get("input_size")
+    if source is None or (recipe is not None and size is None and path.resolve() != Path(source).resolve()):
+        return path
+    return path.with_name(f"{path.name}-tuned" if size is None else f"{path.name}-{size}px")

@@ -16,11 +16,13 @@ from torch import nn
 from mixstill.config import SMALL, Config
 from mixstill.data.split import Split
 from mixstill.distill.placement import Placement
+from mixstill.distill.resizing import student_weights
 from mixstill.distill.student import Student
 from mixstill.errors import UserError, nearest, one_line
 from mixstill.models import Weights, adapt, load_into, read_weights, write_weights
 from mixstill.models.create import create_backbone, pixels
 from mixstill.models.drop_path import schedule_drop_path
+from mixstill.models.resizing import enlargement, resized
 from mixstill.models.weights import SUFFIXES
 from mixstill.normalisation import IMAGENET
 from mixstill.schema import from_dict, to_dict, without_removed
@@ -109,7 +111,25 @@ def build_student(config: Config, num_classes: int) -> Student:
 def sketch_student(config: Config) -> Student:
     """The student of `config` for two classes and without weights. Raises `UserError` if it cannot be built."""
     with torch.device("meta"):
-        return build_student(replace(config, model=replace(config.model, pretrained=False)), num_classes=2)
+        return build_student(_unfetched(config), num_classes=2)
+
+
+def _unfetched(config: Config) -> Config:
+    """`config` of a student whose weights come from elsewhere."""
+    return replace(config, model=replace(config.model, pretrained=False))
+
+
+def at_size(config: Config, input_size: int | None) -> Config:
+    """`config` with another `data.input_size`, which an `img_size` for the backbone must not contradict."""
+    kwargs = {name: value for name, value in config.model.kwargs.items() if name != "img_size"}
+    data, model = replace(config.data, input_size=input_size), replace(config.model, kwargs=kwargs)
+    return replace(config, data=data, model=model)
+
+
+def enlarged(config: Config, backbone: nn.Module) -> Config:
+    """`config` with the token mixing of a Mixer as wide as that of `backbone` gets at the size of `config`."""
+    wider = enlargement(backbone, sketch_student(config).backbone)
+    return replace(config, model=replace(config.model, kwargs=config.model.kwargs | wider))
 
 
 def save_student(path: Path, student: nn.Module, config: Config, facts: Facts) -> None:
@@ -118,29 +138,33 @@ def save_student(path: Path, student: nn.Module, config: Config, facts: Facts) -
     write_weights(path, student.state_dict(), {_KEY: json.dumps(about)})
 
 
-def load_classifier(source: str, *, model: str | None = None, ema: bool = False) -> Classifier:
+def load_classifier(
+    source: str, *, model: str | None = None, ema: bool = False, input_size: int | None = None
+) -> Classifier:
     """The classifier that `source` names, in eval mode on the CPU.
 
     Args:
         source: a run directory, a weights file, a timm name, or `hf-hub:` and `local-dir:` ids.
         model: the timm name of the architecture of a weights file that does not tell it.
         ema: take a run's moving average of the weights.
+        input_size: resize the weights to images of so many pixels per side; default: its own size.
 
     Raises:
-        UserError: nothing of that name, a file that is damaged, foreign or refused, or weights that do not fit.
+        UserError: nothing of that name, a file that is damaged, foreign or refused, weights that do not fit, or a size
+            that they cannot be resized to.
     """
     path = Path(source).expanduser()
     if path.is_dir():
-        return _from_file(_weights_of_run(path, ema), model, path.resolve().name)
+        return _from_file(_weights_of_run(path, ema), model, path.resolve().name, input_size)
     if path.exists() or path.suffix in SUFFIXES:
-        return _from_file(path, model, path.stem)
+        return _from_file(path, model, path.stem, input_size)
     if source.partition(":")[0] in ("hf-hub", "local-dir"):
-        return _from_timm(source)
+        return _from_timm(source, input_size)
     if not timm.is_model(source.partition(".")[0]):
         near = nearest(source, timm.list_models())
         hint = "" if near is None else f"; did you mean {near!r}?"
         raise UserError(f"source: {source!r} is no run directory, weights file, timm name or hub id{hint}")
-    return _from_timm(source)
+    return _from_timm(source, input_size)
 
 
 def _weights_of_run(run: Path, ema: bool) -> Path:
@@ -153,10 +177,10 @@ def _weights_of_run(run: Path, ema: bool) -> Path:
     raise UserError(f"source: the run {str(run)!r} {missing}")
 
 
-def _from_file(path: Path, model: str | None, name: str) -> Classifier:
+def _from_file(path: Path, model: str | None, name: str, input_size: int | None) -> Classifier:
     weights = read_weights(path)
     if _KEY in weights.metadata:
-        return _from_student(path, weights, name)
+        return _from_student(path, weights, name, input_size)
     adapted = adapt(model, weights.state, str(path))
     kwargs = dict(adapted.kwargs)
     backbone = create_backbone(adapted.name, kwargs.pop("num_classes"), kwargs=kwargs)
@@ -164,10 +188,10 @@ def _from_file(path: Path, model: str | None, name: str) -> Classifier:
     facts = _facts_of_timm(backbone)
     if adapted.normalisation is not None:
         facts = replace(facts, mean=adapted.normalisation[0], std=adapted.normalisation[1])
-    return Classifier(backbone.eval(), facts, name)
+    return _plain(backbone, facts, name, adapted.name, kwargs, input_size)
 
 
-def _from_student(path: Path, weights: Weights, name: str) -> Classifier:
+def _from_student(path: Path, weights: Weights, name: str, input_size: int | None) -> Classifier:
     try:
         about = json.loads(weights.metadata[_KEY])
         config = from_dict(without_removed(about["config"]))
@@ -175,15 +199,29 @@ def _from_student(path: Path, weights: Weights, name: str) -> Classifier:
         facts = Facts(**raw)
     except (AttributeError, KeyError, TypeError, ValueError, UserError) as error:
         raise UserError(f"{path}: its metadata is damaged: {one_line(error)}") from error
-    plain = replace(config, model=replace(config.model, pretrained=False))
-    student = build_student(plain, facts.num_classes)
+    student = build_student(_unfetched(config), facts.num_classes)
     load_into(student, weights.state, str(path))
+    if input_size is not None and input_size != facts.input_size:
+        config = enlarged(at_size(config, input_size), student.backbone)
+        trained, student = student, build_student(_unfetched(config), facts.num_classes)
+        load_into(student, student_weights(trained, student)[0], str(path))
+        facts = replace(facts, input_size=input_size)
     return Classifier(student.eval(), facts, name, config)
 
 
-def _from_timm(name: str) -> Classifier:
+def _from_timm(name: str, input_size: int | None) -> Classifier:
     backbone = create_backbone(name, pretrained=True)
-    return Classifier(backbone.eval(), _facts_of_timm(backbone), name)
+    return _plain(backbone, _facts_of_timm(backbone), name, name, {}, input_size)
+
+
+def _plain(
+    backbone: nn.Module, facts: Facts, name: str, model: str, kwargs: dict[str, Any], input_size: int | None
+) -> Classifier:
+    """The classifier of timm's `model` with `kwargs`, resized where another size than its own is asked for."""
+    if input_size is not None and input_size != facts.input_size:
+        backbone = resized(backbone, model, input_size, kwargs)
+        facts = replace(facts, input_size=input_size)
+    return Classifier(backbone.eval(), facts, name)
 
 
 def _facts_of_timm(backbone: nn.Module) -> Facts:

@@ -15,6 +15,7 @@ from mixstill.data.loading import SplitName
 from mixstill.data.split import Split
 from mixstill.distill.classifier import Facts, build_student, sketch_student
 from mixstill.distill.objective import Objective
+from mixstill.distill.starting import start
 from mixstill.distill.student import Student
 from mixstill.distill.teachers import Teachers
 from mixstill.errors import UserError, one_line
@@ -32,7 +33,10 @@ from mixstill.views import check as check_views
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """A run before its first step; `measured` are the splits that it is evaluated on, the first in each evaluation."""
+    """A run before its first step; `measured` are the splits that it is evaluated on, the first in each evaluation.
+
+    `started` tells what the student has of the weights of `model.init_from`.
+    """
 
     config: Config
     device: torch.device
@@ -43,6 +47,7 @@ class Job:
     state: State
     batches: Batches
     stepper: Stepper
+    started: Sequence[str] = ()
 
     def score(self, model: nn.Module, split: SplitName) -> dict[str, Score]:
         """The score of every head of `model` on one of the splits."""
@@ -68,8 +73,8 @@ def check_config(config: Config) -> None:
         checkpoint_gradients(student.backbone, config.model.name)
 
 
-def build(config: Config, processes: Processes = ALONE) -> Job:
-    """The run of a resolved config.
+def build(config: Config, processes: Processes = ALONE, *, resumed: bool = False) -> Job:
+    """The run of a resolved config. One that is `resumed` needs no weights to start from (`model.init_from`).
 
     Raises `UserError` for a device, data set, model or teacher that cannot be had or does not fit the others.
     """
@@ -79,7 +84,9 @@ def build(config: Config, processes: Processes = ALONE) -> Job:
     splits = load_splits(config.data, ["train", *measured], device, size, views=config.views, seed=config.train.seed)
     data = splits["train"]
     facts = Facts.of(data, size)
-    student = build_student(config, facts.num_classes).to(device)
+    student = build_student(config, facts.num_classes)
+    started = [] if resumed else start(student, config, facts)
+    student.to(device)
     teachers = Teachers(student.placements, facts).to(device)
     objective = Objective(
         config.distill, config.train.smoothing, teachers.module_names, teachers.module_teacher, teachers.names
@@ -95,7 +102,7 @@ def build(config: Config, processes: Processes = ALONE) -> Job:
     batches = Batches(data, config, size, processes)
     check_parts(batches, state)
     stepper = Stepper(config, teachers, objective, processes)
-    return Job(config, device, facts, splits, measured, teachers, state, batches, stepper)
+    return Job(config, device, facts, splits, measured, teachers, state, batches, stepper, started)
 
 
 @torch.no_grad()

@@ -95,21 +95,23 @@ def _train(
     config: Config, path: Path, display: Display, resume: bool, processes: Processes, tracker: Backend | None
 ) -> dict[str, Any]:
     began = time.monotonic()
-    job = build(config, processes)
+    checkpoint = path / CHECKPOINT
+    resume = resume and checkpoint.exists()
+    job = build(config, processes, resumed=resume)
     state, batches = job.state, job.batches
 
     # begin, or resume
     processes.wait()  # until everyone has looked into the directory
-    checkpoint = path / CHECKPOINT
     if processes.main:
         checkpoint.parent.mkdir(parents=True, exist_ok=True)
         write_yaml(config, path / CONFIG_FILE)
-    if resume and checkpoint.exists():
+    if resume:
         state.restore(checkpoint)
         display.say(f"resumed at step {state.step} of {batches.total}")
 
     # train
-    for line in [*batches.about(), *(teacher_warnings(job) if processes.main and state.step == 0 else ())]:
+    warnings = teacher_warnings(job) if processes.main and state.step == 0 else ()
+    for line in [*job.started, *batches.about(), *warnings]:
         display.say(line)
     display.say(f"{len(batches.data)} training images, {batches.per_epoch} steps per epoch, on {job.device}")
     tracked = (tracker or config.train.tracker) if processes.main else None
