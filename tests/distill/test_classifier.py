@@ -1,5 +1,6 @@
 """Classifiers from every kind of source; nothing here reaches a network."""
 
+import argparse
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -267,6 +268,29 @@ def test_a_public_cifar_resnet_is_recognised_with_its_normalisation(tmp_path, mo
     assert torch.equal(found.model(images), source(images))
 
 
+@pytest.mark.parametrize("name", ["resnet10t", "std_mixer_digits"])
+def test_a_checkpoint_of_timms_script_tells_its_model(tmp_path, name):
+    torch.manual_seed(0)
+    model = timm.create_model(name, num_classes=4).eval()
+    path, images = tmp_path / "last.pth.tar", torch.randn(2, 3, 8, 8)
+    args = argparse.Namespace(lr=0.1)
+    torch.save({"state_dict": model.state_dict(), "arch": name, "args": args, "optimizer": {}}, path)
+    found = load_classifier(str(path))
+    assert torch.equal(found.model(images), model(images))
+    assert found.facts.num_classes == 4
+
+
+def test_an_architecture_that_timm_does_not_know_is_told_apart_by_keys(tmp_path):
+    model = timm.create_model("cifar_resnet20")
+    torch.save({"state_dict": model.state_dict(), "arch": "resnet20"}, tmp_path / "a.pth.tar")
+    assert isinstance(load_classifier(str(tmp_path / "a.pth.tar")).model, CifarResNet)
+
+
+def test_a_student_by_name_is_no_backbone():
+    with pytest.raises(UserError, match=r"model.name: 'std_mixer_digits' has modules already; .* 'mixer_digits'"):
+        build_student(from_dict({"model": {"name": "std_mixer_digits"}}), 3)
+
+
 def test_a_file_of_any_timm_model_needs_its_name(tmp_path):
     path = tmp_path / "net.pt"
     torch.manual_seed(0)
@@ -340,3 +364,34 @@ def test_a_folder_that_timm_saved_is_read(tmp_path):
     images = torch.randn(2, 3, 8, 8)
     assert torch.equal(found.model(images), source(images))
     assert message_of("local-dir:none/of/these").startswith("model: the weights of 'local-dir:none/of/these' cannot ")
+
+
+# --- at another resolution ---
+
+
+def test_classifiers_of_every_source_are_read_at_another_resolution(tmp_path):
+    """Mixers twice as large per side answer tiled images as they did the small ones."""
+    student, _ = save(tmp_path / "student.safetensors")
+    plain = timm.create_model("mixer_digits", num_classes=3).eval()
+    folder = timm.create_model("mixer_digits", num_classes=3, num_blocks=2, embed_dim=8, img_size=12).eval()
+    for model in (plain, folder):
+        nn.init.normal_(model.head.weight)
+    write_weights(tmp_path / "plain.safetensors", plain.state_dict())
+    save_for_hf(folder, tmp_path / "folder", model_args={"img_size": 12, "num_blocks": 2, "embed_dim": 8})
+    for source, model, size, about in (
+        (str(tmp_path / "student.safetensors"), student, 12, {}),
+        (str(tmp_path / "plain.safetensors"), plain, 8, {"model": "mixer_digits"}),
+        (f"local-dir:{tmp_path / 'folder'}", folder, 12, {}),
+    ):
+        found = load_classifier(source, input_size=2 * size, **about)
+        assert (found.facts.input_size, found.model.training) == (2 * size, False)
+        assert replace(found.facts, input_size=size) == load_classifier(source, **about).facts
+        images = torch.randn(2, 3, size, size)
+        logits, expected = found.model(images.repeat(1, 1, 2, 2)), model(images)
+        if found.config is not None:
+            assert found.config.data.input_size == 2 * size
+            torch.testing.assert_close(logits.heads, expected.heads, rtol=1e-4, atol=1e-3)
+            logits, expected = logits.logits, expected.logits
+        torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
+        own = load_classifier(source, input_size=size, **about)
+        assert own.config == load_classifier(source, **about).config

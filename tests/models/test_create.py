@@ -107,6 +107,15 @@ def test_patches_that_overlap_need_not_divide_the_input():
         assert backbone(torch.empty(1, 3, 96, 96)).shape == (1, 5)
 
 
+def test_a_model_of_timm_whose_own_size_its_patch_does_not_divide_is_built_as_it_is():
+    with torch.device("meta"):
+        backbone = create_backbone("vit_so400m_patch14_siglip_384", 5, kwargs={"depth": 1})
+        assert (pixels(backbone), patch_size(backbone)) == (384, 14)
+        assert backbone(torch.empty(1, 3, 384, 384)).shape == (1, 5)
+    told = "392 pixels are not divisible by the patch of 16 of 'vit_tiny_patch16_224'; try 384 or 400"
+    assert message_of("vit_tiny_patch16_224", 5, kwargs={"img_size": 392}) == f"data.input_size: {told}"
+
+
 # --- names and arguments ---
 
 

@@ -118,17 +118,6 @@ def test_all_rows_of_a_sample_are_kept_or_dropped_together() -> None:
     assert path(torch.ones(6, 2)).tolist() == [[2.0] * 2] * 2 + [[0.0] * 2] * 2 + [[2.0] * 2] * 2
 
 
-def test_each_call_has_draws_of_its_own_in_blocks_that_call_most_often() -> None:
-    """CoaT's: six times."""
-    backbone, masks = scheduled("coat_tiny", "constant", rate=0.5, img_size=32).train(), {}
-    for path in paths(backbone):
-        path.register_forward_hook(lambda path, branch, out: masks.setdefault(path, []).append(out.flatten(1).any(1)))
-    place_paths(backbone, 3, 1, torch.arange(16))
-    backbone(torch.rand(16, 3, 32, 32))
-    assert max(map(len, masks.values())) == 6
-    assert all(len({tuple(mask.tolist()) for mask in calls}) == len(calls) for calls in masks.values())
-
-
 def test_gradient_checkpointing_draws_the_same_paths_again() -> None:
     backbone = scheduled("mixer_digits", "constant", rate=0.5, num_blocks=3, embed_dim=8).train()
     torch.nn.init.normal_(backbone.head.weight)

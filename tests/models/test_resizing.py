@@ -136,6 +136,14 @@ def test_the_ratio_makes_just_as_many_hidden_units_as_the_scheme_needs(channels,
     assert enlargement(old, wide) == {}  # it is as wide already
 
 
+@pytest.mark.parametrize(("before", "after"), [(8, 12), (8, 20), (16, 8), (8, 8)])
+def test_a_factor_that_is_not_whole_enlarges_nothing(before, after) -> None:
+    old, new = (create_backbone("mixer_micro_32", 5, input_size=side, kwargs=SMALL) for side in (before, after))
+    assert enlargement(old, new) == {}
+    assert tiles_per_side(old, new) == 1
+    new.load_state_dict(resized_weights(old, new))
+
+
 def test_the_ratio_is_the_papers() -> None:
     old, new = (create_backbone("mixer_micro_32", 5, input_size=side) for side in (32, 64))
     assert enlargement(old, new) == {"mlp_ratio": [2.0, 4.0]}
@@ -178,10 +186,16 @@ def test_token_mixing_answers_constants_as_before_and_is_resampled_to_the_new_pa
     torch.testing.assert_close(found, expected, atol=1e-12, rtol=0)
 
 
-@pytest.mark.parametrize("name", ["mixer_micro_distilled_32"])
-def test_the_distillation_tokens_own_row_and_column_stay(name) -> None:
+@pytest.mark.parametrize("kind", ["gmixer", "resmlp", "gmlp"])
+def test_only_plain_token_mlps_are_enlarged(kind) -> None:
+    build, _ = TOKEN_MIXING[kind]
+    assert enlargement(build(8), build(16)) == {}
+    assert tiles_per_side(build(8), build(16)) == 1
+
+
+def test_the_distillation_tokens_own_row_and_column_stay() -> None:
     old = make("mixer with a token", 4)
-    new = create_backbone(name, 5, input_size=12, kwargs=SMALL)
+    new = create_backbone("mixer_micro_distilled_32", 5, input_size=12, kwargs=SMALL)
     state = resized_weights(old, new)
     for key, value in old.state_dict().items():
         if key.endswith("mlp_tokens.fc1.weight"):

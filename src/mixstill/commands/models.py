@@ -89,7 +89,7 @@ def _paper(line: CommandLine) -> None:
     from mixstill.distill.registry import PREFIX
     from mixstill.distill.sizes import size_of
 
-    rows = [(published, size_of(PREFIX + published.backbone, 1000, 224)) for published in PAPER]
+    rows = [(published, size_of(PREFIX + published.backbone)) for published in PAPER]
     if "json" in line.options:
         print(json.dumps([_beside(*row) for row in rows], indent=1))
         return

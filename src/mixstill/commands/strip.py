@@ -12,8 +12,9 @@ from mixstill.overrides import parse
 USAGE = """usage: mixstill strip RUN OUT [--model NAME] [--use-ema] [--json]
 
 Takes the token modules off a student and writes what is left: a checkpoint that timm loads without mixstill, and whose
-logits are those of the student's class head (with a distillation token, of the class and the token on average). RUN is a run directory or a weights file. OUT.safetensors is a file of the
-weights alone; any other OUT is a folder in the layout of timm's hub, with the architecture and the preprocessing.
+logits are those of the student's class head (with a distillation token, of the class and the token on average).
+RUN is a run directory or a weights file. OUT.safetensors is a file of the weights alone; any other OUT is a folder in
+the layout of timm's hub, with the architecture and the preprocessing.
 
   --model NAME  architecture of a weights file that does not tell it (std_..., trained by timm's own script)
   --use-ema     take the moving average of the weights

@@ -16,6 +16,7 @@ from torch import nn
 from mixstill.config import SMALL, Config
 from mixstill.data.split import Split
 from mixstill.distill.placement import Placement
+from mixstill.distill.registry import PREFIX
 from mixstill.distill.resizing import student_weights
 from mixstill.distill.student import Student
 from mixstill.errors import UserError, nearest, one_line
@@ -86,6 +87,9 @@ class Classifier:
 
 def build_student(config: Config, num_classes: int) -> Student:
     """The student of a config, its weights drawn from `train.seed`."""
+    plain = config.model.name.removeprefix(PREFIX)
+    if plain != config.model.name and timm.is_model(config.model.name):
+        raise UserError(f"model.name: {config.model.name!r} has modules already; name the backbone, {plain!r}")
     if "drop_path_rate" in config.model.kwargs:
         raise UserError("model.kwargs: drop_path_rate is not taken here; give it as model.drop_path")
     torch.manual_seed(config.train.seed & 0x7FFFFFFFFFFFFFFF)
@@ -181,7 +185,8 @@ def _from_file(path: Path, model: str | None, name: str, input_size: int | None)
     weights = read_weights(path)
     if _KEY in weights.metadata:
         return _from_student(path, weights, name, input_size)
-    adapted = adapt(model, weights.state, str(path))
+    told = weights.metadata.get("arch", "")
+    adapted = adapt(model or (told if timm.is_model(told) else None), weights.state, str(path))
     kwargs = dict(adapted.kwargs)
     backbone = create_backbone(adapted.name, kwargs.pop("num_classes"), kwargs=kwargs)
     load_into(backbone, adapted.state, str(path))

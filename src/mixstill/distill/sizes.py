@@ -118,6 +118,7 @@ def _count_macs(student: Student, name: str, side: int) -> tuple[int, int]:
 
 _LEFT_OUT = {
     *(F.batch_norm, F.gelu, F.layer_norm, F.relu, F.silu),
+    *(nn.init.constant_, nn.init.kaiming_normal_, nn.init.kaiming_uniform_, nn.init.normal_, nn.init.uniform_),
     *(Tensor.add_, Tensor.clamp_, Tensor.erfinv_, Tensor.fill_, Tensor.mul_),
     *(Tensor.normal_, Tensor.uniform_, Tensor.zero_),
 }
@@ -131,5 +132,5 @@ class _ShapesOnly(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in _LEFT_OUT:
-            return args[0]
+            return args[0] if args else kwargs["tensor"]
         return func(*(args[:2] if func is F.linear else args), **(kwargs or {}))

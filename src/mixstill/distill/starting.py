@@ -45,7 +45,9 @@ def resumed_config(recipe: str | None, overrides: Mapping[str, Any], saved: Conf
     What the run started from is not needed any more.
     """
     over = _trained_already(overrides)
-    config = _absolute(from_dict(merge(to_dict(saved), over)) if recipe is None else recipes.load(recipe, over))
+    config = from_dict(merge(to_dict(saved), over)) if recipe is None else recipes.load(recipe, over)
+    if config.model.init_from != saved.model.init_from:
+        config = _absolute(config)
     wider = {key: value for key, value in saved.model.kwargs.items() if key == RATIO}
     if config.model.init_from is None or _names_ratio(over):
         return config

@@ -47,7 +47,7 @@ def create_backbone(
         _check_patch(name, size, patch)
     backbone = _create(name, pretrained, arguments, input_size)
     found = patch_size(backbone)
-    if found is not None:
+    if found is not None and (input_size, size, patch) != (None, None, None):  # else it is as timm has it
         _check_patch(name, pixels(backbone), found)
     if input_size not in (None, pixels(backbone)):
         raise UserError(f"data.input_size: {input_size} pixels, but {arguments} build {name!r} for {pixels(backbone)}")

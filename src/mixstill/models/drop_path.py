@@ -20,7 +20,7 @@ from mixstill import rng
 
 Mode = Literal["linear", "constant"]
 _NAME = re.compile(r"drop_path\d*")
-_CALLS = 6  # draws of a module for each sample: timm's blocks call theirs up to six times (CoaT)
+_CALLS = 4  # draws of a module for each sample: timm's blocks call theirs so often; CoaT's, six times, meet two again
 
 
 class DropPath(nn.Module):
