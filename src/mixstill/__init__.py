@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,8 +36,15 @@ _HOMES = {
 }
 __all__ = list(_HOMES)
 
-# The command `mixstill` registers them when it builds a model, and so answers at once where it needs no PyTorch.
-if Path(*sys.argv[:1]).stem != "mixstill":
+
+def _is_command() -> bool:
+    """Whether this process is the command `mixstill`, by its script or by `python -m mixstill`."""
+    script = str((getattr(sys, "argv", None) or [""])[0])
+    return Path(script).name in ("mixstill", "mixstill.exe") or ("-m", "mixstill") in pairwise(sys.orig_argv)
+
+
+# The command registers them when it builds a model, and so answers at once where it needs no PyTorch.
+if not _is_command():
     import_module("mixstill.distill.registry")
 
 

@@ -280,6 +280,12 @@ def test_a_checkpoint_of_timms_script_tells_its_model(tmp_path, name):
     assert found.facts.num_classes == 4
 
 
+def test_grey_images_are_told_in_one_line(tmp_path):
+    save_for_hf(timm.create_model("cifar_resnet8", in_chans=1), str(tmp_path / "grey"), safe_serialization=True)
+    with pytest.raises(UserError, match="'cifar_resnet8' is no classifier of RGB images"):
+        load_classifier(str(tmp_path / "grey"))
+
+
 def test_an_architecture_that_timm_does_not_know_is_told_apart_by_keys(tmp_path):
     model = timm.create_model("cifar_resnet20")
     torch.save({"state_dict": model.state_dict(), "arch": "resnet20"}, tmp_path / "a.pth.tar")

@@ -136,6 +136,31 @@ def test_a_method_without_a_second_head_is_no_token():
         Student(backbone, [Placement("a", "token")])
 
 
+@pytest.mark.parametrize(
+    ("places", "counted"),
+    [
+        (("a@class",), ()),
+        (("a@class", "b@token"), (1,)),
+        (("a@token", "b@token", "c@last"), (0, 2)),
+        (("a@class", "b@class", "c@last", "c@0"), (2, 3)),
+    ],
+)
+def test_a_head_of_many_teachers_counts_once_in_the_average(places, counted):
+    student, images = make_student("deit_tiny_distilled_patch16_224", *places, **SMALL_DEIT)
+    output = student.eval()(images)
+    distilled = output.heads[list(counted)].mean(0) if counted else output.logits
+    torch.testing.assert_close(output.predict("distill"), distilled)
+    torch.testing.assert_close(output.predict("average"), (output.logits + distilled) / 2)
+    mixed = (output.logits.softmax(1) + output.heads[list(counted)].softmax(2).mean(0)) / 2 if counted else None
+    if mixed is not None:
+        torch.testing.assert_close(output.predict("average", "probability").exp(), mixed)
+
+
+def test_a_backbone_of_grey_images_may_have_a_token():
+    student, _ = make_student("deit_tiny_distilled_patch16_224", "a@token", in_chans=1, **SMALL_DEIT)
+    assert student.eval()(torch.randn(1, 1, 32, 32)).heads.shape == (1, 1, K)
+
+
 @pytest.mark.parametrize("place", ["class", "token"])
 def test_one_teacher_stands_at_a_head_once(place):
     with pytest.raises(UserError, match=f"a@{place} stands twice at the {place} head"):

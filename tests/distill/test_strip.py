@@ -8,9 +8,10 @@ import torch
 from torch import nn
 
 from mixstill.config import Config
-from mixstill.distill.classifier import Classifier, Facts, build_student
+from mixstill.distill.classifier import Classifier, Facts, build_student, load_classifier
 from mixstill.distill.strip import strip
 from mixstill.errors import RunError, UserError
+from mixstill.models import read_weights
 from mixstill.schema import from_dict
 
 FACTS = Facts(3, ("ant", "bee", "cat"), (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), 32)
@@ -21,7 +22,9 @@ STUDENTS = {
     "mixer_s32_224": ({"mlp_ratio": [0.25, 0.5]}, 64, ["a@last"]),
     "deit_tiny_patch16_224": (SMALL_DEIT, 32, ["a@last", "b@class"]),
     "deit_tiny_distilled_patch16_224": (SMALL_DEIT, 32, ["a@token", "b@last"]),
+    "hiera_tiny_224": ({"embed_dim": 8, "stages": [1, 1, 1, 1]}, 96, ["a@last"]),
     "mixer_micro_32": ({"num_blocks": 2}, 40, ["a@last"]),
+    "cyclemlp_micro_32": ({"stem_stride": 1}, 48, ["a@last"]),
 }
 
 
@@ -73,15 +76,46 @@ def loaded(tmp_path_factory):
 @pytest.mark.parametrize("out", OUTS)
 def test_stock_timm_loads_the_plain_student_bit_by_bit(name, out, loaded):
     classifier, images, stripped, found = loaded[name, out]
-    assert stripped.stock is (name != "mixer_micro_32")
+    assert stripped.stock is ("micro" not in name)
     assert stripped.architecture == name
     assert stripped.load.startswith("import mixstill; ") is not stripped.stock
+    assert "drop_path" not in stripped.load
     assert torch.equal(found["logits"], classifier.model.backbone(images))
     if "distilled" not in name:
         assert torch.equal(found["logits"], classifier.model(images).logits)
     if out == "plain":
         size = classifier.facts.input_size
         assert found["cfg"] == [[0.1, 0.2, 0.3], [0.4, 0.5, 0.6], [3, size, size], ["ant", "bee", "cat"], 1.0]
+
+
+def test_arguments_are_those_of_the_run_whatever_timm_remembers(tmp_path):
+    classifier, _ = make("cyclemlp_micro_32")
+    del classifier.model.backbone._model_args  # earlier versions of timm keep none
+    assert "stem_stride=1" in strip(classifier, tmp_path / "plain.safetensors").load
+    strip(classifier, tmp_path / "plain")
+    assert json.loads((tmp_path / "plain" / "config.json").read_text())["model_args"]["stem_stride"] == 1
+
+
+def test_the_share_of_a_photo_that_is_looked_at_goes_along(tmp_path):
+    classifier, _ = make("resnet10t")
+    config = replace(classifier.config, data=replace(classifier.config.data, dataset="folder", crop_pct=0.8))
+    strip(replace(classifier, config=config), tmp_path / "plain")
+    told = json.loads((tmp_path / "plain" / "config.json").read_text())
+    assert told["pretrained_cfg"]["crop_pct"] == 0.8
+    assert "drop_path_rate" not in told.get("model_args", {})
+
+
+def test_mixstill_reads_the_folder_that_it_stripped(tmp_path):
+    classifier, images = make("resnet10t")
+    strip(classifier, tmp_path / "plain")
+    found = load_classifier(str(tmp_path / "plain"))
+    assert torch.equal(found.model(images), classifier.model(images).logits)
+    assert found.facts == classifier.facts
+
+
+def test_a_file_tells_its_architecture(tmp_path):
+    strip(make("resnet10t")[0], tmp_path / "plain.safetensors")
+    assert read_weights(tmp_path / "plain.safetensors").metadata == {"arch": "resnet10t"}
 
 
 def test_sizes_with_and_without_modules_are_told(tmp_path):

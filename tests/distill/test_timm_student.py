@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import timm
@@ -172,6 +173,8 @@ def test_pretrained_weights_are_the_backbones(tmp_path):
         ({}, (3, 3), {"0", "1"}),
         ({"places": "2/3"}, (2,), {"0"}),
         ({"places": 0}, (0,), {"0"}),
+        ({"places": 0.5}, (1,), {"0"}),
+        ({"places": "1/4,last"}, (0, 3), {"0", "1"}),
         ({"places": ["1/3", "last"], "tokens": "spatial", "steps": 2, "propagate": True}, (1, 3), {"0", "1"}),
         ({"places": []}, (), set()),
     ],
@@ -187,7 +190,14 @@ def test_where_the_modules_are_and_what_they_are_is_told_by_name(options, blocks
 
 
 @pytest.mark.parametrize(
-    ("options", "message"), [({"places": "9"}, "out of range"), ({"features_only": True}, "take 'mixer_digits'")]
+    ("options", "message"),
+    [
+        ({"places": "9"}, "out of range"),
+        ({"features_only": True}, "take 'mixer_digits'"),
+        ({"tokens": "spatal"}, "did you mean 'spatial'"),
+        ({"steps": 0}, "steps: 0 is not valid"),
+        ({"steps": "2"}, "steps: '2' is not valid"),
+    ],
 )
 def test_what_a_student_cannot_be_is_told(options, message):
     with pytest.raises(UserError, match=message):
@@ -211,6 +221,51 @@ def test_timms_own_token_distillation_trains_it(kind):
         losses.append(loss.item())
     assert losses[-1] < losses[0] / 2
     assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
+
+
+def test_a_student_that_timm_saved_comes_back(tmp_path):
+    model, images = timm.create_model("std_mixer_digits", num_classes=3).eval(), torch.randn(2, 3, 8, 8)
+    timm.models.save_for_hf(model, str(tmp_path / "saved"), safe_serialization=True)
+    found = timm.create_model(f"local-dir:{tmp_path / 'saved'}", pretrained=True).eval()
+    assert torch.equal(found(images), model(images))
+
+
+def test_timms_device_and_dtype_reach_the_modules():
+    model = timm.create_model("std_mixer_digits", device="meta", dtype=torch.bfloat16)
+    assert {(p.device.type, p.dtype) for p in model.parameters()} == {("meta", torch.bfloat16)}
+
+
+def test_the_features_of_a_token_are_one_tensor():
+    kwargs = {"patch_size": 8, "depth": 1, "embed_dim": 12, "num_heads": 3}
+    backbone = create_backbone("deit_tiny_distilled_patch16_224", 3, input_size=32, kwargs=kwargs)
+    model = TimmStudent(backbone, [Placement("a", "token")]).train()
+    assert model.forward_head(model.forward_features(torch.randn(2, 3, 32, 32))).shape == (2, 3)
+
+
+def test_another_package_may_have_names_like_a_vision_mlps():
+    code = """
+import timm
+from timm.models import register_model
+@register_model
+def mixer_of_mine(pretrained=False, **kwargs): ...
+import mixstill
+assert not timm.is_model("std_mixer_of_mine") and timm.is_model("std_mixer_digits")
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("start", [["-m", "mixstill"], ["-X", "utf8", str(Path(sys.executable).with_name("mixstill"))]])
+def test_the_command_answers_without_pytorch(start):
+    code = [sys.executable, "-X", "importtime", *start, "--version"]
+    loaded = subprocess.run(code, check=True, capture_output=True, text=True).stderr
+    assert "mixstill.cli" in loaded
+    assert "torch" not in loaded
+
+
+def test_a_script_of_another_name_has_the_students(tmp_path):
+    script = tmp_path / "mixstill.sh"
+    script.write_text("import mixstill, timm; assert timm.is_model('std_mixer_digits')")
+    subprocess.run([sys.executable, str(script)], check=True)
 
 
 def test_importing_mixstill_is_all_that_timm_needs():

@@ -391,3 +391,20 @@ def test_features_only_gives_the_ends_of_the_stages():
         (8, 1, 1),
     ]
     assert (model.feature_info.channels(), model.feature_info.reduction()) == ([4, 5, 8, 8], [4, 8, 16, 32])
+
+
+def test_the_final_norm_is_for_the_last_stage_though_another_be_as_wide():
+    torch.manual_seed(0)
+    model = CycleMlp((1, 1, 1, 1), (8, 8, 8, 8), (1, 1, 1, 1), num_classes=3, stem_stride=1).eval()
+    nn.init.normal_(model.norm.bias)
+    images = torch.randn(1, 3, 16, 16)
+    _, plain = model.forward_intermediates(images)
+    _, normed = model.forward_intermediates(images, norm=True)
+    assert [torch.equal(a, b) for a, b in zip(plain, normed, strict=True)] == [True, True, True, False]
+    early, (third,) = model.forward_intermediates(images, indices=[2], stop_early=True)
+    assert torch.equal(early.permute(0, 3, 1, 2), third)
+
+
+def test_a_pooling_that_there_is_not_is_a_users_mistake():
+    with pytest.raises(UserError, match="global_pool: 'max' is not valid"):
+        CycleMlp(global_pool="max")

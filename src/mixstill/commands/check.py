@@ -107,9 +107,11 @@ def _student(job: Job, report: Report) -> None:
 
     student, config = job.state.student, job.config
     whole, backbone = count_parameters(student), count_parameters(student.backbone)
-    depth, modules, lines = len(student.layout.shapes), [], []
+    depth, lines = len(student.layout.shapes), []
+    modules: list[dict[str, Any]] = []
     for m, (name, block) in enumerate(zip(job.teachers.module_names, student.blocks, strict=True)):
         if block is None:
+            modules.append({"name": name, "block": None, "head": student.placements[m].place})
             lines.append(f"{name}: at the backbone's own {student.placements[m].place} head")
             continue
         channels, patches = student.token_shapes[m]
@@ -122,7 +124,8 @@ def _student(job: Job, report: Report) -> None:
         "backbone_parameters": backbone,
         "modules": modules,
     }
-    without = f", {backbone:,} without its {many(len(modules), 'module')}" if modules else ""
+    count = len(student.token_modules)
+    without = f", {backbone:,} without its {many(count, 'module')}" if count else ""
     first = f"{config.model.name} at {job.facts.input_size} pixels: {whole:,} parameters{without}"
     report.add("student", about, [first, *lines])
 

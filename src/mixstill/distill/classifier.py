@@ -148,7 +148,8 @@ def load_classifier(
     """The classifier that `source` names, in eval mode on the CPU.
 
     Args:
-        source: a run directory, a weights file, a timm name, or `hf-hub:` and `local-dir:` ids.
+        source: a run directory, a weights file, a folder in the layout of timm's hub, a timm name, or a hub id
+            (`hf-hub:`, `local-dir:`).
         model: the timm name of the architecture of a weights file that does not tell it.
         ema: take a run's moving average of the weights.
         input_size: resize the weights to images of so many pixels per side; default: its own size.
@@ -158,6 +159,8 @@ def load_classifier(
             that they cannot be resized to.
     """
     path = Path(source).expanduser()
+    if path.is_dir() and (path / "config.json").exists() and not (path / "config.yaml").exists():
+        return _from_timm(f"local-dir:{path}", input_size)  # as `strip` and timm write it
     if path.is_dir():
         return _from_file(_weights_of_run(path, ema), model, path.resolve().name, input_size)
     if path.exists() or path.suffix in SUFFIXES:
@@ -237,4 +240,7 @@ def _facts_of_timm(backbone: nn.Module) -> Facts:
         info = ImageNetInfo()
         names = [info.index_to_description(index) for index in range(num_classes)]
     mean, std = cfg.get("mean") or IMAGENET[0], cfg.get("std") or IMAGENET[1]
-    return Facts(num_classes, None if names is None else tuple(names), tuple(mean), tuple(std), pixels(backbone))
+    try:
+        return Facts(num_classes, None if names is None else tuple(names), tuple(mean), tuple(std), pixels(backbone))
+    except ValueError as error:
+        raise UserError(f"model: {cfg.get('architecture')!r} is no classifier of RGB images: {error}") from error

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from timm.models import model_entrypoint
+from timm.models import get_pretrained_cfg, model_entrypoint
 from timm.models import save_for_hf as save_for_timm
 from torch import nn
 
@@ -49,11 +49,11 @@ def strip(classifier: Classifier, out: Path) -> Stripped:
         raise UserError(f"strip: {str(out)!r} is there already; choose another OUT")
     backbone, facts = student.backbone, classifier.facts
     cfg = cast(Any, backbone).pretrained_cfg
-    architecture, arguments = str(cfg["architecture"]), _arguments(backbone)
+    architecture, arguments = str(cfg["architecture"]), _arguments(classifier, backbone)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         if out.suffix == ".safetensors":
-            write_weights(out, backbone.state_dict(), {"architecture": architecture})
+            write_weights(out, backbone.state_dict(), {"arch": architecture})
         else:
             seen = {"mean": facts.mean, "std": facts.std, "crop_pct": classifier.crop_pct}
             told = {"input_size": (3, pixels(backbone), pixels(backbone)), "num_classes": facts.num_classes} | seen
@@ -73,20 +73,23 @@ def strip(classifier: Classifier, out: Path) -> Stripped:
         architecture,
         _count(backbone),
         _count(student),
-        _load(out, architecture, {"num_classes": facts.num_classes} | arguments, stock),
+        _load(out, architecture, {"num_classes": facts.num_classes} | arguments, pixels(backbone), stock),
         stock,
     )
 
 
-def _arguments(backbone: nn.Module) -> dict[str, Any]:
+def _arguments(classifier: Classifier, backbone: nn.Module) -> dict[str, Any]:
     """What the architecture must be told besides the number of classes."""
-    told: Mapping[str, Any] = getattr(backbone, "_model_args", {})
+    trained = classifier.config
+    told: Mapping[str, Any] = getattr(backbone, "_model_args", {}) if trained is None else trained.model.kwargs
     size = {} if patch_size(backbone) is None else {"img_size": pixels(backbone)}
     return {key: value for key, value in told.items() if key not in ("num_classes", "drop_path_rate")} | size
 
 
-def _load(out: Path, architecture: str, arguments: Mapping[str, Any], stock: bool) -> str:
-    """The Python that loads it."""
+def _load(out: Path, architecture: str, arguments: Mapping[str, Any], side: int, stock: bool) -> str:
+    """The Python that loads it. What is built for a size, but not by `img_size`, timm builds by its cfg."""
+    if "img_size" not in arguments and side != cast(Any, get_pretrained_cfg(architecture)).input_size[-1]:
+        arguments = {**arguments, "pretrained_cfg_overlay": {"input_size": (3, side, side)}}
     given = "".join(f", {key}={value!r}" for key, value in arguments.items())
     call = (
         f"timm.create_model('{architecture}', checkpoint_path='{out}'{given})"

@@ -34,16 +34,19 @@ class StudentOutput:
     logits: Tensor
     heads: Tensor
     tokens: tuple[Tokens, ...]
+    distinct: tuple[int, ...] | None = None
+    """The placements whose heads count in the mean distillation head; all, if None."""
 
     def predict(self, head: Head = "average", space: Space = "logit") -> Tensor:
         """[B,K] of one head: `average` is the mean of the class head and of the mean distillation head.
 
+        A head of the backbone's own that several teachers speak to counts once, and the class head not among them.
         Without modules each head is the class head. In the space `probability` the averages are of probabilities,
         and their logarithm is returned, so that a softmax gives them back (DeiT's paper; its code averages logits).
         """
-        if head == "class" or len(self.heads) == 0:
+        if head == "class" or len(self.heads) == 0 or self.distinct == ():
             return self.logits
-        logits, heads = self.logits, self.heads
+        logits, heads = self.logits, self.heads if self.distinct is None else self.heads[list(self.distinct)]
         mean: Callable[[Tensor, int], Tensor] = torch.mean
         if space == "probability":
             logits, heads, mean = logits.float().log_softmax(-1), heads.float().log_softmax(-1), _log_mean_exp
@@ -66,7 +69,8 @@ class Student(nn.Module):
     Args:
         backbone: a timm model; one with `forward_intermediates` where token modules are to read it.
         placements: which teacher speaks where; each pair (teacher, block) once. At the place `class` it speaks to the
-            class head itself (usual distillation), at `token` to the backbone's own distillation token (DeiT).
+            class logits themselves (usual distillation), at `token` to the backbone's own distillation token (DeiT).
+            Where no teacher speaks to it, a backbone with such a token gives the mean of its two heads as class logits.
         tokens: which tokens the modules have.
         steps: token updates K in each module.
         propagate: a teacher's later module starts from the tokens of its earlier one.
@@ -98,6 +102,8 @@ class Student(nn.Module):
         self.blocks = tuple(None if place.at_head else place.index(len(shapes)) for place in self.placements)
         self._refuse_twins()
         self.earlier = self._earlier() if propagate else (None,) * len(self.blocks)
+        places = [placement.place if placement.at_head else str(m) for m, placement in enumerate(self.placements)]
+        self.distinct = tuple(m for m, place in enumerate(places) if place != CLASS and places.index(place) == m)
         self.order = sorted(range(len(self.blocks)), key=self._depth)  # earlier tokens before those that they start
         self.token_modules = nn.ModuleDict()  # by the number m of the placement
         width = token_mixing_width(backbone)
@@ -135,7 +141,7 @@ class Student(nn.Module):
         ordered = [outputs[m] for m in range(len(self.blocks))]
         logits = own[CLASS]
         heads = torch.stack([head for head, _ in ordered]) if ordered else logits.new_empty(0, *logits.shape)
-        return StudentOutput(logits, heads, tuple(tokens for _, tokens in ordered))
+        return StudentOutput(logits, heads, tuple(tokens for _, tokens in ordered), self.distinct)
 
     def no_weight_decay(self) -> set[str]:
         """Parameters that timm's optimizer factory leaves undecayed: the tokens, and what the backbone names."""

@@ -27,9 +27,8 @@ class TimmStudent(Student):
     def __init__(self, backbone: nn.Module, *args: Any, **kwargs: Any) -> None:
         super().__init__(backbone, *args, **kwargs)
         side = pixels(backbone)
-        self.pretrained_cfg = self.default_cfg = cfg_below_backbone(backbone.pretrained_cfg) | {  # type: ignore[arg-type]
-            "input_size": (3, side, side)
-        }
+        own: dict[str, Any] = student_cfg(self._timm.pretrained_cfg)
+        self.pretrained_cfg = self.default_cfg = own | {"input_size": (own["input_size"][0], side, side)}
         self.distilled_training = False
         for name in _FACTS:
             if hasattr(backbone, name):
@@ -58,7 +57,8 @@ class TimmStudent(Student):
 
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
         """The backbone's final features -> class logits [B,K], or with `pre_logits` pooled features [B,C]."""
-        return cast(Tensor, self._timm.forward_head(features, pre_logits=pre_logits))
+        found = self._timm.forward_head(features, pre_logits=pre_logits)
+        return cast(Tensor, sum(found) / len(found) if isinstance(found, tuple) else found)
 
     def forward_intermediates(self, images: Tensor, *args: Any, **kwargs: Any) -> Any:
         """The backbone's."""
@@ -87,10 +87,11 @@ class TimmStudent(Student):
         return self.backbone
 
 
-def cfg_below_backbone(cfg: dict[str, Any]) -> dict[str, Any]:
-    """timm's cfg of a backbone, with the names that its layers have in a student."""
+def student_cfg(cfg: dict[str, Any]) -> dict[str, Any]:
+    """timm's cfg of a backbone, with the names that its layers have in a student, and without its weights."""
     names = {key: cfg.get(key) for key in ("first_conv", "classifier")}
-    return cfg | {key: _name_below_backbone(name) for key, name in names.items() if name}
+    below = {key: _name_below_backbone(name) for key, name in names.items() if name}
+    return cfg | below | {"url": "", "file": None, "hf_hub_id": None, "architecture": None}
 
 
 def _name_below_backbone(name: str | Sequence[str]) -> str | tuple[str, ...]:

@@ -79,6 +79,8 @@ class CycleMlp(nn.Module):
         super().__init__()
         if stem_stride not in STEM_STRIDES:
             raise UserError(f"stem_stride: {stem_stride!r} is not valid; it must be 1, 2 or 4")
+        if global_pool not in ("avg", ""):
+            raise UserError(f"global_pool: {global_pool!r} is not valid; it must be 'avg', or empty for none")
         self.num_classes = num_classes
         self.in_chans = in_chans
         self.global_pool = global_pool
@@ -102,6 +104,7 @@ class CycleMlp(nn.Module):
                 for block in range(len(rates))
             ]
         self.num_features = self.head_hidden_size = embed_dims[-1]
+        self.last_stage = sum(depths[:-1])  # its first block; the final norm is for this stage
         self.norm: nn.Module = nn.LayerNorm(self.num_features, **placed)
         self.head_drop = nn.Dropout(drop_rate)
         self.head = self._classifier(num_classes, placed)
@@ -178,13 +181,13 @@ class CycleMlp(nn.Module):
         for index, features in enumerate(self._grids(x)):
             x = features
             if index in taken:
-                normed = self.norm(x) if norm and x.shape[-1] == self.num_features else x
+                normed = self.norm(x) if norm and index >= self.last_stage else x
                 intermediates.append(normed.permute(0, 3, 1, 2) if output_fmt == "NCHW" else normed.flatten(1, 2))
             if stop_early and index == last:
                 break
         if intermediates_only:
             return intermediates
-        return (self.norm(x) if x.shape[-1] == self.num_features else x), intermediates
+        return (self.norm(x) if index >= self.last_stage else x), intermediates
 
     def prune_intermediate_layers(
         self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
