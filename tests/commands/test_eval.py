@@ -13,7 +13,9 @@ from torch.nn import functional as F
 from mixstill.data import load_split
 from mixstill.distill.classifier import Facts, build_student, load_classifier, save_student
 from mixstill.models import CifarResNet, write_weights
-from mixstill.views import normalise, to_float
+from mixstill.schema import from_dict
+from mixstill.train.run import train
+from mixstill.views import normalise, resize, to_float
 
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CIFAR10 = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
@@ -133,6 +135,54 @@ def test_training_samples_and_other_fields_of_the_data_may_be_asked_for(mixstill
     score = json.loads(mixstill("eval", finished, "--split", "train", "--data.samples_per_class", 2, "--json").out)
     assert score["n"] == 20
     assert mixstill("eval", finished, "--amp", "--eval-batch-size", 100).code == 0
+
+
+def test_a_run_is_evaluated_at_another_resolution(mixstill, finished) -> None:
+    """The score of the student that the weights are resized to."""
+    for size in (8, 12, 16):
+        classifier = load_classifier(str(finished), input_size=size)
+        facts = classifier.facts
+        assert facts.input_size == size
+        data = load_split(classifier.config.data, "test", "cpu", size)
+        with torch.no_grad():
+            seen = normalise(resize(to_float(data.pixels[data.ids]), size), facts.mean, facts.std)
+            logits = classifier.model(seen).predict()
+        score = json.loads(mixstill("eval", finished, "--input-size", size, "--json", "--device", "cpu").out)
+        assert score["loss"] == pytest.approx(F.cross_entropy(logits, data.labels[data.ids]).item(), rel=1e-5)
+        assert score["n"] == len(data.ids)
+
+
+def test_a_trained_student_is_far_better_than_chance_at_twice_the_size(mixstill, tiny, tmp_path) -> None:
+    """A gMLP's gates are interpolated; the digits have ten classes."""
+    options = {"model.name": "gmlp_micro_32", "model.kwargs": {"num_blocks": 2, "embed_dim": 24, "patch_size": 2}}
+    options |= {"data.input_size": 8, "data.samples_per_class": None, "views.hflip": 0.0, "train.batch_size": 60}
+    train(tiny(options | {"train.epochs": 4, "train.log_interval": 20}), tmp_path / "run", quiet=True)
+    found = {}
+    for size in (8, 12, 16):
+        score = mixstill("eval", tmp_path / "run", "--input-size", size, "--json", "--device", "cpu")
+        found[size] = json.loads(score.out)["top1"]
+    assert found[8] > 60
+    assert found[12] > 40
+    assert found[16] > 30
+
+
+def test_a_plain_model_is_evaluated_at_another_resolution(mixstill, teachers) -> None:
+    words = ("eval", teachers["large"], "--dataset", "digits", "--device", "cpu", "--json")
+    own, other = (json.loads(mixstill(*words, *more).out) for more in ([], ["--input-size", 16]))
+    model = load_classifier(teachers["large"]).model
+    data = load_split(from_dict({}).data, "test", "cpu", 16)
+    facts = load_classifier(teachers["large"]).facts
+    with torch.no_grad():
+        logits = model(normalise(resize(to_float(data.pixels[data.ids]), 16), facts.mean, facts.std))
+    assert other["loss"] == pytest.approx(F.cross_entropy(logits, data.labels[data.ids]).item(), rel=1e-5)
+    assert own["loss"] != other["loss"]
+
+
+def test_a_size_that_the_student_cannot_have_is_one_line(refused, finished) -> None:
+    said = refused("eval", finished, "--input-size", 9)
+    assert said == "data.input_size: 9 pixels are not divisible by the patch of 2 of 'mixer_digits'; try 8 or 10"
+    assert refused("eval", finished, "--input-size", 0) == "data.input_size: 0 is not valid; it must be positive"
+    assert "data.input_size: 'big' is not valid" in refused("eval", finished, "--input-size", "big")
 
 
 @pytest.mark.parametrize(

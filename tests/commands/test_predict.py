@@ -48,6 +48,14 @@ def expected(source, index, *, ema=False) -> torch.Tensor:
     return torch.stack(both).mean(0).softmax(-1)[0]
 
 
+def test_images_are_seen_at_the_resolution_that_is_asked_for(mixstill, insects, images) -> None:
+    found = json.loads(mixstill("predict", insects, images[0], "--input-size", 16, "--json").out)
+    assert found["image"] == images[0]
+    assert sum(found["probabilities"]) == pytest.approx(1)
+    chances = json.loads(mixstill("predict", insects, images[0], "--json").out)["probabilities"]
+    assert found["probabilities"] != pytest.approx(chances)
+
+
 def test_class_names_are_shown_with_their_probabilities(mixstill, insects, images) -> None:
     said = mixstill("predict", insects, *images)
     assert (said.code, said.err) == (0, "")

@@ -2,10 +2,16 @@
 
 import json
 import re
+import shutil
+from dataclasses import asdict
 
 import pytest
+import safetensors.torch
+import torch
 
+from mixstill.distill.starting import starting_config
 from mixstill.schema import from_dict, read_yaml
+from mixstill.train.build import build
 from mixstill.train.run import saved_config
 
 
@@ -97,3 +103,103 @@ def test_an_output_that_is_a_file_is_told(refused, tiny_recipe, tmp_path) -> Non
     (tmp_path / "file").touch()
     said = refused("train", tiny_recipe(), "--output", tmp_path / "file")
     assert said == f"output: '{tmp_path / 'file'}' is not a directory"
+
+
+# --- from the weights of another run ---
+
+
+@pytest.fixture
+def begun(mixstill, tiny_recipe, teachers, tmp_path):
+    """A run on the digits at 8 pixels with two teachers."""
+    path, placed = tmp_path / "begun", [f"{teachers['small']}@1/2", f"{teachers['large']}@last"]
+    said = mixstill("train", tiny_recipe({"distill.teachers": placed}), "--output", path, "--quiet")
+    assert said.code == 0, said
+    return path
+
+
+@pytest.mark.parametrize("size", [16, 12])
+def test_a_run_goes_on_at_another_resolution_and_is_resumed_without_the_first(mixstill, begun, tmp_path, size) -> None:
+    run, straight = tmp_path / "run", tmp_path / "straight"
+    words = ("train", "--init-from", begun, "--input-size", size)
+    before = json.loads(mixstill("eval", begun, "--input-size", size, "--json", "--device", "cpu").out)
+    overrides = {"model": {"init_from": str(begun)}, "data": {"input_size": size}}
+    job = build(starting_config(None, overrides))
+    first = asdict(job.score(job.state.student, "test")["average"])
+    assert {key: before[key] for key in first} == first
+    assert mixstill(*words, "--output", straight, "--quiet").code == 0
+    said = mixstill(*words, "--output", run, "--max-steps", 3)
+    assert said.code == 0, said
+    assert f"run: starts from the weights of begun, resized from 8 to {size} pixels\n" in said.err
+    shutil.move(begun, tmp_path / "gone")
+    for more in (["train", "--resume", "--max-steps", 5], [*words, "--resume", "--max-steps", "none"]):
+        said = mixstill(*more, "--output", run)
+        assert said.code == 0, said
+        assert "starts from" not in said.err
+    ends = [safetensors.torch.load_file(path / "weights.safetensors") for path in (run, straight)]
+    assert all(torch.equal(value, ends[1][name]) for name, value in ends[0].items())
+    config = saved_config(run)
+    assert (config.model.init_from, config.data.input_size) == (str(begun), size)
+    assert config.model.kwargs.get("mlp_ratio") == ([2.0, 4.0] if size == 16 else None)
+    assert config.distill.teachers == saved_config(tmp_path / "gone").distill.teachers
+    summary = json.loads((run / "summary.json").read_text())
+    score = json.loads(mixstill("eval", run, "--json", "--device", "cpu").out)
+    assert {key: score[key] for key in ("top1", "top5", "n")} == {key: summary[key] for key in ("top1", "top5", "n")}
+    assert mixstill("eval", run, "--input-size", 8).code == 0
+
+
+def test_other_teachers_or_none_may_teach_the_run_that_goes_on(mixstill, begun, teachers, tmp_path) -> None:
+    words = ("train", "--finetune", begun, "--max-steps", 1)
+    said = mixstill(
+        *words, "--teachers", f"{teachers['large']}@last", f"{teachers['large']}@1/2", "--output", tmp_path / "a"
+    )
+    assert f"a: token modules begin anew: {teachers['large']}@1/2\n" in said.err
+    said = mixstill(*words, "--teachers", "none", "--output", tmp_path / "b")
+    assert said.code == 0
+    assert "anew" not in said.err
+    found = safetensors.torch.load_file(tmp_path / "b" / "weights.safetensors")
+    assert {name.partition(".")[0] for name in found} == {"backbone"}
+
+
+def test_a_run_that_goes_on_has_a_directory_of_its_own(
+    mixstill, refused, begun, tiny_recipe, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ("train", "--init-from", "begun", "--max-steps", 1)
+    for more, path in (
+        (["--input-size", 4], "runs/begun-4px"),
+        ([], "runs/begun-tuned"),
+        (["--teachers", "none", "--img-size=8"], "runs/begun-8px"),
+    ):
+        assert mixstill(*words, *more).out.endswith(f"  {path}\n")
+    assert mixstill("train", tiny_recipe(), *words[1:]).out.endswith("  runs/tiny\n")
+    words_of_tiny = ("train", tiny_recipe(), "--init-from", "runs/tiny", "--max-steps", 1)
+    assert mixstill(*words_of_tiny).out.endswith("  runs/tiny-tuned\n")
+    assert mixstill(*words_of_tiny, "--input-size", 12).out.endswith("  runs/tiny-12px\n")
+    said = refused(*words)
+    assert said == "output: 'runs/begun-tuned' already holds a run; go on with --resume, or choose another --output"
+    assert "already holds a run" in refused(*words, "--output", begun)
+    files = {file: file.stat().st_mtime_ns for file in begun.rglob("*")}
+    assert refused(*words, "--output", begun, "--resume").startswith("resume: the config is not the one of ")
+    assert {file: file.stat().st_mtime_ns for file in begun.rglob("*")} == files
+
+
+def test_resuming_what_is_not_there_starts_from_the_weights(mixstill, begun, tmp_path) -> None:
+    said = mixstill("train", "--init-from", begun, "--output", tmp_path / "run", "--resume", "--max-steps", 1)
+    assert said.code == 0
+    assert "a new one begins\n" in said.err
+    assert "run: starts from the weights of begun\n" in said.err
+
+
+def test_what_a_run_cannot_start_from_is_one_line(refused, begun, tmp_path) -> None:
+    words = ("train", "--output", tmp_path / "run", "--init-from")
+    said = refused(*words, tmp_path / "nothing")
+    assert said == f"model.init_from: there is no '{tmp_path / 'nothing'}'; name a run directory or a weights file"
+    said = refused(*words, begun, "--input-size", 9)
+    assert said == "data.input_size: 9 pixels are not divisible by the patch of 2 of 'mixer_digits'; try 8 or 10"
+    assert "unexpected keyword argument 'embed_dimm'" in refused(*words, begun, "--model.kwargs.embed_dimm", 9)
+    said = refused(*words, begun, "--pretrained")
+    assert said == "model.pretrained: True is not valid; it must be false where model.init_from is given"
+    (begun / "weights.safetensors").unlink()
+    said = refused(*words, begun)
+    assert said == f"model.init_from: source: the run '{begun}' is not finished; train it on with --resume"
+    assert not (tmp_path / "run").exists()

@@ -177,6 +177,16 @@ def test_pretrained_starts_from_the_weights_of_the_model(tiny, tmp_path) -> None
         assert equal({name: found[f"backbone.{name}"] for name in model.state_dict()}, model.state_dict()) == pretrained
 
 
+def test_a_run_starts_from_the_weights_of_another(tiny, tmp_path) -> None:
+    train(tiny({"train.max_steps": 2}), tmp_path / "before", quiet=True)
+    before = safetensors.torch.load_file(tmp_path / "before" / "weights.safetensors")
+    still = {"optim.lr": 1e-30, "train.max_steps": 1, "train.seed": 5}
+    for source in (tmp_path / "before", None):
+        path = tmp_path / f"after {source is None}"
+        train(tiny(still | {"model.init_from": None if source is None else str(source)}), path, quiet=True)
+        assert equal(safetensors.torch.load_file(path / "weights.safetensors"), before) == (source is not None)
+
+
 @pytest.fixture
 def folder(tmp_path):
     """Two classes in a train and a test folder, one image of which is broken."""
@@ -352,6 +362,7 @@ def test_the_size_of_evaluation_batches_leaves_the_scores_as_they_are(tiny, tmp_
 
 SPECIAL = {
     "model.pretrained": test_pretrained_starts_from_the_weights_of_the_model,
+    "model.init_from": test_a_run_starts_from_the_weights_of_another,
     "data.dataset": test_a_folder_is_trained_on_and_its_corrupt_images_are_skipped_only_when_told,
     "data.data_dir": test_a_folder_is_trained_on_and_its_corrupt_images_are_skipped_only_when_told,
     "data.download": test_a_data_set_that_is_there_is_not_downloaded,

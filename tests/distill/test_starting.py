@@ -1,0 +1,227 @@
+"""Runs that start from the weights of others: their configs, and what goes on of the weights."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from mixstill.distill.classifier import Facts, build_student, load_classifier, save_student
+from mixstill.distill.starting import resumed_config, start, starting_config
+from mixstill.errors import UserError
+from mixstill.schema import to_dict, write_yaml
+
+FACTS = Facts(10, tuple("0123456789"), (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), 8)
+TEACHERS = ["small@1/2", "large@last"]
+
+
+@pytest.fixture
+def source(tiny, tmp_path):
+    """Writes a finished run of the tiny config with options over it, and gives its path."""
+
+    def write(options=None, name="run", facts=FACTS) -> Path:
+        config = tiny({"distill.teachers": TEACHERS} | (options or {}))
+        student = build_student(replace(config, model=replace(config.model, pretrained=False)), facts.num_classes)
+        for parameter in student.parameters():
+            nn.init.normal_(parameter)
+        path = tmp_path / name
+        path.mkdir()
+        write_yaml(config, path / "config.yaml")
+        save_student(path / "weights.safetensors", student, config, facts)
+        return path
+
+    return write
+
+
+def over(path: Path | str, **sections):
+    sections["model"] = {"init_from": str(path), **sections.get("model", {})}
+    return sections
+
+
+def message_of(call, *args) -> str:
+    with pytest.raises(UserError) as caught:
+        call(*args)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+# --- configs ---
+
+
+def test_without_a_recipe_the_config_is_that_of_the_source(tiny, source, tmp_path, monkeypatch) -> None:
+    path = source({"views.mixup": 0.5, "model.pretrained": True})
+    monkeypatch.chdir(tmp_path)
+    config = starting_config(None, over("run", data={"input_size": "16"}, train={"seed": 3}))
+    kwargs = {"num_blocks": 2, "embed_dim": 8, "mlp_ratio": [2.0, 4.0]}
+    options = {"views.mixup": 0.5, "distill.teachers": TEACHERS, "data.input_size": 16, "train.seed": 3}
+    assert config == tiny(options | {"model.kwargs": kwargs, "model.init_from": str(path)})
+    assert starting_config(None, over(path / "weights.safetensors")) == tiny(
+        {"views.mixup": 0.5, "distill.teachers": TEACHERS, "model.init_from": str(path / "weights.safetensors")}
+    )
+
+
+@pytest.mark.parametrize(
+    ("own", "named", "size", "expected"),
+    [
+        (None, None, 24, [4.5, 4.0]),
+        ([0.25, 2], None, 16, [1.0, 2.0]),
+        (2, None, 16, [8.0, 2.0]),
+        (None, [0.5, 4], 16, [0.5, 4]),
+        ([0.25, 2], None, 12, [0.25, 2]),
+        (None, None, 12, None),
+        (None, None, 4, None),
+        (None, None, 8, None),
+    ],
+)
+def test_a_mixer_gets_wider_for_whole_factors_unless_its_ratio_is_named(source, own, named, size, expected) -> None:
+    kwargs = {"num_blocks": 2, "embed_dim": 8} | ({} if own is None else {"mlp_ratio": own})
+    path = source({"model.kwargs": kwargs})
+    model = {} if named is None else {"model": {"kwargs": {"mlp_ratio": named}}}
+    config = starting_config(None, over(path, data={"input_size": size}, **model))
+    assert config.model.kwargs.get("mlp_ratio") == expected
+    assert start(build_student(config, 10), config, replace(FACTS, input_size=size))
+
+
+def test_a_recipe_is_started_from_a_run(tiny, source, tiny_recipe, tmp_path) -> None:
+    path = source()
+    recipe = tiny_recipe({"data.input_size": 16, "train.seed": 9})
+    config = starting_config(recipe, over(path))
+    kwargs = {"num_blocks": 2, "embed_dim": 8, "mlp_ratio": [2.0, 4.0]}
+    options = {"data.input_size": 16, "train.seed": 9, "model.kwargs": kwargs, "model.init_from": str(path)}
+    assert config == tiny(options)
+    write_yaml(config, tmp_path / "again.yaml")
+    assert starting_config(str(tmp_path / "again.yaml"), {}) == config  # it is wide enough already
+
+
+def test_a_recipe_may_name_the_source_itself(source, tiny_recipe, tmp_path, monkeypatch) -> None:
+    path = source()
+    monkeypatch.chdir(tmp_path)
+    recipe = tiny_recipe({"model.init_from": "run", "data.input_size": 16})
+    config = starting_config(recipe, {})
+    assert (config.model.init_from, config.model.kwargs["mlp_ratio"]) == (str(path), [2.0, 4.0])
+    assert starting_config(recipe, {"model": {"init_from": None}}).model.init_from is None
+
+
+def test_a_recipe_without_a_source_is_as_it_is(tiny, tiny_recipe) -> None:
+    assert starting_config(tiny_recipe(), {"train": {"seed": 2}}) == tiny({"train.seed": 2})
+
+
+def test_a_size_among_the_arguments_of_the_source_gives_way(source) -> None:
+    path = source(
+        {"model.kwargs": {"num_blocks": 2, "embed_dim": 8, "img_size": 12}}, facts=replace(FACTS, input_size=12)
+    )
+    config = starting_config(None, over(path, data={"input_size": 8}))
+    assert (config.model.kwargs, config.data.input_size) == ({"num_blocks": 2, "embed_dim": 8}, 8)
+    assert starting_config(None, over(path)).model.kwargs["img_size"] == 12
+
+
+def test_pretrained_weights_and_those_of_a_run_exclude_each_other(source, tiny_recipe) -> None:
+    path = source()
+    expected = "model.pretrained: True is not valid; it must be false where model.init_from is given"
+    assert message_of(starting_config, None, over(path, model={"pretrained": True})) == expected
+    config = starting_config(tiny_recipe({"model.pretrained": True}), over(path))
+    assert not config.model.pretrained
+
+
+def test_weights_that_do_not_tell_their_config_need_a_recipe(teachers, tiny_recipe) -> None:
+    said = message_of(starting_config, None, over(teachers["large"]))
+    assert said == "model.init_from: 'large' does not tell its config; name a recipe"
+    options = {"model.name": "cifar_resnet8", "model.kwargs": {"width": 6}, "data.input_size": 8}
+    config = starting_config(tiny_recipe(options), over(teachers["large"]))
+    student = build_student(config, 10)
+    assert start(student, config, FACTS) == ["starts from the weights of large, resized from 32 to 8 pixels"]
+    assert torch.equal(
+        student.backbone.layer3[0].conv1.weight, load_classifier(teachers["large"]).model.layer3[0].conv1.weight
+    )
+
+
+def test_weights_that_cannot_be_had_are_told(source, tmp_path) -> None:
+    said = message_of(starting_config, None, over(tmp_path / "none"))
+    assert said == f"model.init_from: there is no '{tmp_path / 'none'}'; name a run directory or a weights file"
+    path = source()
+    (path / "weights.safetensors").unlink()
+    said = message_of(starting_config, None, over(path))
+    assert said == f"model.init_from: source: the run '{path}' is not finished; train it on with --resume"
+    (path / "config.yaml").unlink()
+    assert "is not a run directory: it holds no config.yaml" in message_of(starting_config, None, over(path))
+
+
+def test_a_run_is_gone_on_with_by_the_same_words_without_its_source(source, tiny_recipe, tmp_path, monkeypatch) -> None:
+    path = source({"model.pretrained": True})
+    monkeypatch.chdir(tmp_path)
+    recipe = tiny_recipe({"data.input_size": 16, "model.pretrained": True})
+    for words in ((None, over("run", data={"input_size": 16})), (recipe, over("run"))):
+        saved = starting_config(*words)
+        path.rename(tmp_path / "gone")
+        assert resumed_config(*words, saved) == saved
+        assert resumed_config(None, {}, saved) == saved
+        (tmp_path / "gone").rename(path)
+    relative = replace(saved, model=replace(saved.model, init_from="run"))
+    assert resumed_config(None, {}, relative) == relative
+    changed = resumed_config(recipe, over("run", model={"kwargs": {"mlp_ratio": [0.5, 4]}}), saved)
+    assert changed.model.kwargs["mlp_ratio"] == [0.5, 4]  # and not what the run has, which is told then
+
+
+# --- weights ---
+
+
+def weights(config, facts=FACTS):
+    student = build_student(config, facts.num_classes)
+    return student, start(student, config, facts)
+
+
+def test_all_goes_on_where_nothing_changes(source) -> None:
+    path = source()
+    student, lines = weights(starting_config(None, over(path)))
+    assert lines == ["starts from the weights of run"]
+    before = load_classifier(str(path)).model.state_dict()
+    assert all(torch.equal(value, before[name]) for name, value in student.state_dict().items())
+
+
+def test_what_begins_anew_is_told_in_a_line_each(source) -> None:
+    facts = Facts(3, ("ant", "bee", "cat"), FACTS.mean, FACTS.std, 16)
+    config = starting_config(
+        None, over(source(), data={"input_size": 16}, distill={"teachers": ["large@last", "large@1/2"]})
+    )
+    student, lines = weights(config, facts)
+    assert lines == [
+        "starts from the weights of run, resized from 8 to 16 pixels",
+        "heads begin anew: 3 classes in the place of 10 others",
+        "token modules begin anew: large@1/2",
+    ]
+    assert student.backbone.head.weight.shape == (3, 8)
+
+
+@pytest.mark.parametrize(
+    ("classes", "anew"), [(tuple("abcdefghij"), False), (None, False), (tuple("9876543210"), False)]
+)
+def test_as_many_classes_by_number_keep_the_heads(source, classes, anew) -> None:
+    _, lines = weights(starting_config(None, over(source())), replace(FACTS, classes=classes))
+    assert len(lines) == 1 + anew
+
+
+def test_as_many_classes_of_other_names_do_not(source) -> None:
+    path = source(facts=replace(FACTS, classes=tuple("abcdefghij")))
+    config = starting_config(None, over(path))
+    _, lines = weights(config, replace(FACTS, classes=tuple("abcdefghik")))
+    assert lines[1] == "heads begin anew: 10 classes in the place of 10 others"
+
+
+def test_weights_of_another_model_are_told_with_the_first_parameter(source, tiny_recipe) -> None:
+    path = source()
+    config = starting_config(tiny_recipe({"model.kwargs": {"num_blocks": 2, "embed_dim": 16}}), over(path))
+    said = message_of(weights, config)
+    assert said.startswith(f"model.init_from: {path}: does not fit Student: ")
+    assert "of another shape (first 'backbone.stem.proj.weight': [8, 3, 2, 2] for [16, 3, 2, 2])" in said
+    config = starting_config(tiny_recipe({"model.kwargs": {"num_blocks": 3, "embed_dim": 8}}), over(path))
+    assert "missing (first 'backbone.blocks.2.norm1.weight')" in message_of(weights, config)
+
+
+def test_a_student_that_starts_from_nothing_stays_as_it_is(tiny) -> None:
+    config = tiny()
+    student, lines = weights(config)
+    assert lines == []
+    begun = build_student(config, 10).state_dict()
+    assert all(torch.equal(value, begun[name]) for name, value in student.state_dict().items())
+    assert to_dict(config)["model"]["init_from"] is None
