@@ -5,6 +5,7 @@ With MIXSTILL_CIFAR100, a folder that holds CIFAR-100, it is 50 steps of the rea
 
 import importlib
 import io
+import json
 import os
 import sys
 from pathlib import Path
@@ -22,7 +23,8 @@ from mixstill.distill.classifier import Facts, build_student, save_student
 from mixstill.normalisation import CIFAR100
 from mixstill.schema import from_dict, merge, to_dict
 
-sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
+ROOT = Path(__file__).parents[1]
+sys.path.append(str(ROOT / "benchmarks"))
 students = importlib.import_module("students")
 
 REAL = os.environ.get("MIXSTILL_CIFAR100")
@@ -117,6 +119,13 @@ def test_no_parameter_of_a_small_student_is_unused(name, untrained, tmp_path) ->
 def test_what_went_wrong_is_seen(change, fine) -> None:
     row = {"first": 2.0, "last": 1.0, "unused": [], "resume_equal": True, "strip_equal": True}
     assert students.sound(row | change) is fine
+
+
+def test_the_docs_show_the_campaign_that_was_run() -> None:
+    found = json.loads((ROOT / "results" / "students.json").read_text(encoding="utf-8"))
+    assert set(found["students"]) == set(students.FORMS)
+    assert all(map(students.sound, found["students"].values()))
+    assert students.table(found) in (ROOT / "docs" / "students.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.skipif(REAL is None, reason="needs MIXSTILL_CIFAR100, a folder with CIFAR-100")

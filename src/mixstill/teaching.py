@@ -14,6 +14,7 @@ from mixstill.config import Config
 from mixstill.data import load_split, load_splits
 from mixstill.distill.classifier import Facts, build_student, save_student
 from mixstill.distill.placement import Placement
+from mixstill.distill.starting import start
 from mixstill.distill.teachers import Teachers
 from mixstill.errors import InterruptedRun, UserError, unknown
 from mixstill.schema import differences
@@ -33,7 +34,7 @@ def resolve_teachers(config: Config, output: Path, *, seed: int | None = None, q
     else the student could not be trained for.
     """
     placements, configs = _named(config, seed)
-    runs = {name: _finished(name, its, output) for name, its in configs.items()}
+    runs = {name: _finished(name, its, output, config.model.init_from) for name, its in configs.items()}
     if None in runs.values():
         _check(config, [placement for placement in placements if placement.teacher not in configs])
     for name, its in configs.items():
@@ -48,7 +49,7 @@ def teachers_as_they_stand(config: Config, output: Path, folder: Path) -> tuple[
     files are told too, with the recipes that they stand for. Raises `UserError` as `resolve_teachers` does.
     """
     placements, configs = _named(config, None)
-    runs = {name: _finished(name, its, output) for name, its in configs.items()}
+    runs = {name: _finished(name, its, output, config.model.init_from) for name, its in configs.items()}
     missing = [name for name, run in runs.items() if run is None]
     if missing:
         size = student_pixels(config)
@@ -89,7 +90,10 @@ def _check(config: Config, others: Sequence[Placement]) -> None:
     pick_device(config.train.device)
     size = student_pixels(config)
     data = load_splits(config.data, ["train", "test"], "cpu", size)["train"]
-    Teachers(others, Facts.of(data, size))
+    facts = Facts.of(data, size)
+    Teachers(others, facts)
+    if config.model.init_from is not None:
+        start(build_student(config, facts.num_classes), config, facts)
 
 
 def _absolute(teacher: str) -> str:
@@ -141,9 +145,12 @@ def _teacher_config(recipe: str, student: Config, seed: int | None) -> Config:
     return replace(config, data=data, train=options)
 
 
-def _finished(recipe: str, config: Config, output: Path) -> Path | None:
-    """The run directory of a finished run of `config`, where there is one."""
-    for run in (output.parent / recipe, output / "teachers" / recipe):
+def _finished(recipe: str, config: Config, output: Path, source: str | None) -> Path | None:
+    """The run directory of a finished run of `config`, where there is one: by `output`, or the `source` of weights."""
+    by = [output]
+    if source is not None:
+        by.append(Path(source) if Path(source).is_dir() else Path(source).parent)
+    for run in [run for one in by for run in (one.parent / recipe, one / "teachers" / recipe)]:
         summary = saved_summary(run)
         if summary is not None and summary["complete"] and not differences(saved_config(run), config):
             return run

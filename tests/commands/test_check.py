@@ -238,3 +238,14 @@ def test_mistakes_are_told_in_one_line(refused, argv, message, tmp_path, monkeyp
     monkeypatch.chdir(tmp_path)
     assert refused("check", *argv).startswith(message)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("recipe", [True, False])
+def test_a_run_that_starts_from_another_is_checked_as_it_will_be(mixstill, tiny_recipe, tmp_path, recipe) -> None:
+    path = tiny_recipe()
+    assert mixstill("train", path, "--output", tmp_path / "run", "--quiet").code == 0
+    words = [*[path] * recipe, "--init-from", tmp_path / "run", "--input-size", 16, "--output", tmp_path / "more"]
+    told = json.loads(mixstill("check", *words, "--json").out)
+    done = json.loads(mixstill("train", *words, "--json", "--quiet").out)
+    assert told["student"]["parameters"] == done["parameters"]
+    assert told["student"]["input_size"] == 16

@@ -147,6 +147,33 @@ def test_a_run_goes_on_at_another_resolution_and_is_resumed_without_the_first(mi
     assert mixstill("eval", run, "--input-size", 8).code == 0
 
 
+def test_the_same_words_go_on_with_a_run_of_that_name(mixstill, begun, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ("train", "--init-from", "begun", "--input-size", 12, "--resume")
+    assert mixstill(*words, "--max-steps", 1).code == 0
+    said = mixstill(*words, "--max-steps", 2)
+    assert said.code == 0, said
+    assert "resumed at step 1" in said.err
+    assert mixstill("train", "--init-from", "begun/weights.safetensors", "--max-steps", 1).out.endswith("begun-tuned\n")
+
+
+def test_teachers_of_the_first_run_are_found_and_its_modules_go_on(mixstill, shelf, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert mixstill("train", "digits", "--quiet").code == 0
+    said = mixstill("train", "digits", "--init-from", "runs/digits", "--input-size", 16, "--output", "far/away")
+    assert said.code == 0, said
+    assert "anew" not in said.err
+    assert not (tmp_path / "far" / "away" / "teachers").exists()
+
+
+def test_weights_that_do_not_fit_are_told_before_a_teacher_is_trained(
+    mixstill, refused, shelf, begun, tmp_path
+) -> None:
+    words = ("--init-from", begun, "--model.kwargs.num_blocks", 1, "--output", tmp_path / "none")
+    assert "does not fit" in refused("train", "digits", *words)
+    assert not (tmp_path / "none").exists()
+
+
 def test_other_teachers_or_none_may_teach_the_run_that_goes_on(mixstill, begun, teachers, tmp_path) -> None:
     words = ("train", "--finetune", begun, "--max-steps", 1)
     said = mixstill(

@@ -94,6 +94,25 @@ def test_a_recipe_is_started_from_a_run(tiny, source, tiny_recipe, tmp_path) -> 
     assert starting_config(str(tmp_path / "again.yaml"), {}) == config  # it is wide enough already
 
 
+@pytest.mark.parametrize(("size", "expected"), [(32, [8.0, 4.0]), (16, [2.0, 4.0]), (8, [2.0, 4.0]), (24, [2.0, 4.0])])
+def test_a_recipe_keeps_the_width_of_a_source_that_was_enlarged_before(source, tiny_recipe, size, expected) -> None:
+    kwargs = {"num_blocks": 2, "embed_dim": 8, "mlp_ratio": [2.0, 4.0]}
+    path = source({"model.kwargs": kwargs, "data.input_size": 16}, facts=replace(FACTS, input_size=16))
+    config = starting_config(tiny_recipe(), over(path, data={"input_size": size}))
+    assert config.model.kwargs.get("mlp_ratio") == expected
+    start(build_student(config, 10), config, replace(FACTS, input_size=size))
+
+
+def test_modules_go_on_by_the_teachers_name_and_the_block(source, tiny_recipe) -> None:
+    path = source({"distill.teachers": ["runs/small@1/2", "a/large@last"]})
+    there = {"distill.teachers": ["elsewhere/small@0", "large@1"], "model.init_from": str(path)}
+    config = starting_config(tiny_recipe(there), {})
+    student = build_student(config, 10)
+    assert start(student, config, FACTS) == ["starts from the weights of run"]
+    known = load_classifier(str(path)).model.state_dict()
+    assert all(torch.equal(value, known[name]) for name, value in student.state_dict().items())
+
+
 def test_a_recipe_may_name_the_source_itself(source, tiny_recipe, tmp_path, monkeypatch) -> None:
     path = source()
     monkeypatch.chdir(tmp_path)

@@ -9,8 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from mixstill import recipes
-from mixstill.commands.train import DEFAULT_RECIPE, RUNS
+from mixstill.commands.train import config_of, output_of
 from mixstill.errors import UserError, many
 from mixstill.overrides import CommandLine, parse
 
@@ -79,9 +78,8 @@ def _check(line: CommandLine, count: int | None, processes: Processes, report: R
     from mixstill.train.run import check_output
     from mixstill.train.trial import checkpoint_cost, time_steps
 
-    recipe = line.words[0] if line.words else DEFAULT_RECIPE
-    config = recipes.load(recipe, line.config)
-    output = Path(line.options.get("output", RUNS / Path(recipe).stem)).expanduser()
+    recipe = line.words[0] if line.words else None
+    config, output = config_of(line, recipe), output_of(line, recipe)
     try:
         check_output(config, output, resume=False)
     except UserError as error:

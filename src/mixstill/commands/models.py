@@ -37,8 +37,10 @@ _OF_GLOB = ("num-classes", "input-size", "places", "tokens")
 def main(argv: list[str]) -> None:
     """Print the sizes of the models that fit, or those of the paper's students."""
     line = parse(argv, flags=("json", "markdown", "paper"), values=_OF_GLOB)
-    if len(line.words) > 1 or line.config:
-        raise UserError(f"models: takes one GLOB, got {' '.join([*line.words, *line.config])}")
+    if len(line.words) > 1:
+        raise UserError(f"models: takes one GLOB, got {' '.join(line.words)}")
+    if line.config:
+        raise UserError(f"models: takes no fields of a config, got {', '.join(line.config)}")
     if "json" in line.options and "markdown" in line.options:
         raise UserError("--markdown: not together with --json")
     if "paper" in line.options:

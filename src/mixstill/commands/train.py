@@ -7,11 +7,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from mixstill.config import Config
 from mixstill.errors import InterruptedRun, UserError
 from mixstill.overrides import CommandLine, help_lines, parse
 
 DEFAULT_RECIPE = "digits"
 RUNS = Path("runs")
+OF_RUN = ("weights.safetensors", "ema.safetensors")
 
 USAGE = """usage: mixstill train [RECIPE] [--init-from RUN] [--FIELD VALUE ...] [--output DIR] [--resume]
 
@@ -35,7 +37,7 @@ def main(argv: list[str]) -> None:
         raise UserError(f"train: takes one recipe, got {' '.join(line.words)}")
     resume, quiet = "resume" in line.options, "quiet" in line.options
     recipe = line.words[0] if line.words else None
-    path = _output(line, recipe, resume)
+    path = output_of(line, recipe, resume=resume)
 
     from mixstill.train.processes import joined
 
@@ -52,7 +54,7 @@ def main(argv: list[str]) -> None:
 def _train(
     line: CommandLine, recipe: str | None, path: Path, main: bool, *, resume: bool, quiet: bool
 ) -> dict[str, Any]:
-    from mixstill.distill.starting import resumed_config, starting_config
+    from mixstill.distill.starting import resumed_config
     from mixstill.teaching import resolve_teachers, teachers_of_run
     from mixstill.train.run import CONFIG_FILE, check_output, saved_config, train
 
@@ -64,7 +66,7 @@ def _train(
         saved = saved_config(path)
         config = teachers_of_run(resumed_config(recipe, line.config, saved), saved)
     else:
-        config = starting_config(recipe if _source(line) else recipe or DEFAULT_RECIPE, line.config)
+        config = config_of(line, recipe)
         check_output(config, path, resume=False)
         config = resolve_teachers(config, path, quiet=quiet)
     try:
@@ -80,12 +82,22 @@ def _source(line: CommandLine) -> str | None:
     return found
 
 
-def _output(line: CommandLine, recipe: str | None, resume: bool) -> Path:
+def config_of(line: CommandLine, recipe: str | None) -> Config:
+    """The config of a new run by these words."""
+    from mixstill.distill.starting import starting_config
+
+    return starting_config(recipe if _source(line) else recipe or DEFAULT_RECIPE, line.config)
+
+
+def output_of(line: CommandLine, recipe: str | None, *, resume: bool = False) -> Path:
+    """The directory of a run by these words."""
     if "output" in line.options:
         return Path(line.options["output"]).expanduser()
-    if resume and recipe is None:
-        raise UserError("resume: say which run by --output DIR")
     source = _source(line)
+    if resume and recipe is None and source is None:
+        raise UserError("resume: say which run by --output DIR")
+    if source is not None and Path(source).name in OF_RUN:  # a run's own files are called alike in each
+        source = str(Path(source).resolve().parent)
     path = RUNS / Path(recipe or source or DEFAULT_RECIPE).resolve().stem
     size = line.config.get("data", {}).get("input_size")
     if source is None or (recipe is not None and size is None and path.resolve() != Path(source).resolve()):

@@ -9,6 +9,8 @@ Shapes: N patches, C channels, D hidden units of the spatial MLP, K tiles per si
 from __future__ import annotations
 
 import math
+from pathlib import Path
+from typing import cast
 
 from torch import Tensor, nn
 
@@ -39,7 +41,7 @@ def student_weights(old: nn.Module, new: Student, *, heads: bool = True) -> tupl
     for key, module in new.token_modules.items():
         placement = new.placements[int(key)]
         own: State = module.state_dict()
-        known, patches = _module(old, placement)
+        known, patches = _module(old, placement, new.blocks[int(key)])
         if known.keys() == own.keys():
             own = resized_module(known, patches, new.token_shapes[int(key)][1], tiles)
         else:
@@ -48,12 +50,22 @@ def student_weights(old: nn.Module, new: Student, *, heads: bool = True) -> tupl
     return state if heads else state | _heads(new), anew
 
 
-def _module(student: nn.Module, placement: Placement) -> tuple[State, int]:
-    """The weights of the module of a placement, and its patches N; no weights where there is none."""
-    if not isinstance(student, Student) or placement not in student.placements or placement.at_head:
-        return {}, 0
-    m = student.placements.index(placement)
-    return student.token_modules[str(m)].state_dict(), student.token_shapes[m][1]
+def _module(student: nn.Module, placement: Placement, block: int | None) -> tuple[State, int]:
+    """The weights of the module for that teacher, by its name wherever it lies, at that block, and its patches N.
+
+    No weights where there is none.
+    """
+    name = Path(placement.teacher).name
+    for m, patches in _patches(student).items():
+        own = cast(Student, student)
+        if own.blocks[m] == block and Path(own.placements[m].teacher).name == name:
+            return own.token_modules[str(m)].state_dict(), patches
+    return {}, 0
+
+
+def _patches(student: nn.Module) -> dict[int, int]:
+    """The patches N of each module, by the number of its placement."""
+    return {m: shape[1] for m, shape in student.token_shapes.items()} if isinstance(student, Student) else {}
 
 
 def _heads(student: Student) -> State:

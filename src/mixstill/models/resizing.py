@@ -48,12 +48,17 @@ def resized(backbone: nn.Module, name: str, size: int, kwargs: Mapping[str, Any]
 
 
 def enlargement(old: nn.Module, new: nn.Module) -> dict[str, Any]:
-    """The argument by which a Mixer like `new` gets as wide as the block-diagonal scheme makes `old`; else none."""
-    factor = _factor(old, new)
-    if factor == 1 or _widths(new) != _widths(old):
+    """The argument by which a Mixer like `new` gets as wide as `old` is at its resolution; none where it is.
+
+    The block-diagonal scheme makes it K^2 times as wide; all else leaves the width, be it of an earlier enlargement.
+    """
+    if not (_is_mixer(old) and _is_mixer(new)):
         return {}
     mixing, channel = _widths(old)
-    return {"mlp_ratio": [_ratio(width, cast(Any, old).embed_dim) for width in (factor**2 * mixing, channel)]}
+    wanted = (_factor(old, new) ** 2 * mixing, channel)
+    if _widths(new) == wanted:
+        return {}
+    return {"mlp_ratio": [_ratio(width, cast(Any, new).embed_dim) for width in wanted]}
 
 
 def _ratio(width: int, channels: int) -> float:
