@@ -146,7 +146,7 @@ def test_the_papers_table_as_json(mixstill) -> None:
         ("std_mixer_s16", "model: unknown value 'std_mixer_s16'; did you mean 'std_mixer_s16_224'?"),
         ("std_resnet18*", "model: unknown value 'std_resnet18*'; did you mean"),
         ("a b", "models: takes one GLOB, got a b"),
-        ("mixer_digits --lr 1", "models: takes one GLOB"),
+        ("mixer_digits --lr 1", "models: takes no fields of a config, got optim"),
         ("mixer_digits --num-classes 0", "--num-classes: '0' is not valid; it must be a whole number, 1 or more"),
         ("mixer_digits --input-size x", "--input-size: 'x' is not valid; it must be a whole number, 1 or more"),
         ("std_mixer_s16_224 --input-size 225", "225 pixels are not divisible by the patch of 16"),

@@ -7,7 +7,7 @@ The STD paper has rows of "DeiT distillation" on MLPs, but does not publish thei
 parameters for Mixer-S16, 28.6 M for CycleMLP-B2) could not be reconstructed. What was built is DeiT's own: one token
 and one head more, and token-mixing layers that are larger by the token. Mixer-S16 has 19,045,880 parameters so.
 A CycleMLP mixes a grid, not a sequence, so that no token can join it: there the second head is all (`distill.tokens:
-none`), 27,315,504 parameters for B2.
+none`), 27,316,528 parameters for B2.
 
 Shapes: B batch, N patches, C channels, K classes.
 """
