@@ -197,9 +197,6 @@ def test_a_teacher_in_a_folder_with_a_space(mixstill, tiny_recipe, teachers, tmp
 
 def test_eval_and_demo_refuse_fields_that_they_would_not_heed(refused, teachers) -> None:
     assert refused("eval", teachers["small"], "--lr", 5).startswith("eval: does not take the config field optim.lr; ")
-    assert refused("eval", teachers["small"], "--input-size", 9).startswith(
-        "eval: does not take the config field data."
-    )
     assert refused("demo", "--seed", 3) == "demo: takes --seeds N, not one --seed"
 
 
