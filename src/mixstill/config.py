@@ -168,11 +168,18 @@ class DistillConfig:
     )
     steps: int = option(1, "token updates K in a module")
     propagate: bool = option(False, "a teacher's later module starts from the tokens of its earlier one (STD-57)")
+    cache: str | None = option(
+        None, "folder of the teachers' answers to each view: replayed where they are there, put there where they are not"
+    )
+    cache_top_k: int | None = option(
+        None, "keep each answer's k most probable classes and the others' probability as a whole; default: all classes"
+    )
 
     def __post_init__(self) -> None:
         _require(0 <= self.alpha <= 1, "distill.alpha", self.alpha, "in [0, 1]")
         _require(self.tau > 0, "distill.tau", self.tau, "positive")
         _require(self.steps >= 1, "distill.steps", self.steps, "1 or more")
+        _require(self.cache_top_k is None or self.cache_top_k >= 1, "distill.cache_top_k", self.cache_top_k, "positive")
         _require(
             not (self.propagate and self.tokens == "none"),
             "distill.propagate",
@@ -250,6 +257,9 @@ class TrainConfig:
     ema_warmup: bool = option(False, "let that decay grow from 0, as timm does")
     amp: bool = option(False, "bfloat16 autocast")
     grad_checkpointing: bool = option(False, "compute activations again in the backward pass instead of keeping them")
+    compile: Literal["auto", "never", "always", "graphs"] = option(
+        "auto", "torch.compile of student and teachers; graphs: with CUDA graphs too; auto: where the run is long enough"
+    )
     sync_bn: bool = option(False, "batch norm over all processes")
     seed: int = option(0, "the seed of everything random")
     device: str = option("auto", "cpu, cuda or cuda:N; auto: cuda where there is one")
