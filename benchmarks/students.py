@@ -36,10 +36,10 @@ from mixstill import load_classifier, recipes
 from mixstill.config import Config
 from mixstill.distill.classifier import WEIGHTS_FILE, build_student
 from mixstill.distill.placement import Placement
+from mixstill.distill.sizes import count_parameters
 from mixstill.distill.strip import strip
 from mixstill.distill.student import Student
 from mixstill.models import read_weights
-from mixstill.train.build import count_parameters
 from mixstill.train.run import CHECKPOINT, train
 from mixstill.train.state import State
 

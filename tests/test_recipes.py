@@ -13,9 +13,9 @@ from mixstill.config import Config
 from mixstill.distill.classifier import build_student
 from mixstill.distill.equation import equation
 from mixstill.distill.placement import Placement
+from mixstill.distill.sizes import count_parameters
 from mixstill.errors import UserError
 from mixstill.overrides import parse
-from mixstill.train.build import count_parameters
 from mixstill.train.optim import build_optimizer, learning_rate
 
 load = cache(recipes.load)

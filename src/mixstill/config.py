@@ -169,7 +169,7 @@ class DistillConfig:
     steps: int = option(1, "token updates K in a module")
     propagate: bool = option(False, "a teacher's later module starts from the tokens of its earlier one (STD-57)")
     cache: str | None = option(
-        None, "folder of the teachers' answers to each view: replayed where they are there, put there where they are not"
+        None, "folder of the teachers' answers to each view: replayed where they are there, else put there"
     )
     cache_top_k: int | None = option(
         None, "keep each answer's k most probable classes and the others' probability as a whole; default: all classes"
@@ -258,7 +258,7 @@ class TrainConfig:
     amp: bool = option(False, "bfloat16 autocast")
     grad_checkpointing: bool = option(False, "compute activations again in the backward pass instead of keeping them")
     compile: Literal["auto", "never", "always", "graphs"] = option(
-        "auto", "torch.compile of student and teachers; graphs: with CUDA graphs too; auto: where the run is long enough"
+        "auto", "torch.compile of student and teachers; graphs: with CUDA graphs; auto: where the run is long enough"
     )
     sync_bn: bool = option(False, "batch norm over all processes")
     seed: int = option(0, "the seed of everything random")

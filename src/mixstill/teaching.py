@@ -147,13 +147,14 @@ def _teacher_config(recipe: str, student: Config, seed: int | None) -> Config:
 
 def _finished(recipe: str, config: Config, output: Path, source: str | None) -> Path | None:
     """The run directory of a finished run of `config`, where there is one: by `output`, or the `source` of weights."""
-    by = [output]
+    students = [output]
     if source is not None:
-        by.append(Path(source) if Path(source).is_dir() else Path(source).parent)
-    for run in [run for one in by for run in (one.parent / recipe, one / "teachers" / recipe)]:
-        summary = saved_summary(run)
-        if summary is not None and summary["complete"] and not differences(saved_config(run), config):
-            return run
+        students.append(Path(source) if Path(source).is_dir() else Path(source).parent)
+    for student in students:
+        for run in (student.parent / recipe, student / "teachers" / recipe):
+            summary = saved_summary(run)
+            if summary is not None and summary["complete"] and not differences(saved_config(run), config):
+                return run
     return None
 
 

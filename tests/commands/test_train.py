@@ -4,12 +4,15 @@ import json
 import re
 import shutil
 from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 import safetensors.torch
 import torch
 
+from mixstill.commands.train import output_of
 from mixstill.distill.starting import starting_config
+from mixstill.overrides import parse
 from mixstill.schema import from_dict, read_yaml
 from mixstill.train.build import build
 from mixstill.train.run import saved_config
@@ -155,6 +158,12 @@ def test_the_same_words_go_on_with_a_run_of_that_name(mixstill, begun, tmp_path,
     assert said.code == 0, said
     assert "resumed at step 1" in said.err
     assert mixstill("train", "--init-from", "begun/weights.safetensors", "--max-steps", 1).out.endswith("begun-tuned\n")
+
+
+@pytest.mark.parametrize("file", ["weights.safetensors", "ema.safetensors"])
+def test_a_runs_own_files_give_its_name(file) -> None:
+    assert output_of(parse(["--init-from", f"begun/{file}"]), None) == Path("runs/begun-tuned")
+    assert output_of(parse(["--init-from", "begun/own.safetensors"]), None) == Path("runs/own-tuned")
 
 
 def test_teachers_of_the_first_run_are_found_and_its_modules_go_on(mixstill, shelf, tmp_path, monkeypatch) -> None:

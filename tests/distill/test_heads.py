@@ -123,6 +123,16 @@ def test_the_mode_of_the_backbone_is_left_as_it_was():
     assert not any(module.training for module in backbone.modules())
 
 
+def test_a_backbone_that_fails_on_the_blank_image_keeps_its_modes():
+    backbone = create_backbone("deit_tiny_distilled_patch16_224", K, input_size=32, kwargs=SMALL_DEIT)
+    backbone.norm = nn.LayerNorm(7)
+    backbone.blocks[0].eval()
+    before = [module.training for module in backbone.modules()]
+    with pytest.raises(RuntimeError, match="normalized_shape"):
+        Student(backbone, [Placement("a", "token")])
+    assert [module.training for module in backbone.modules()] == before
+
+
 @pytest.mark.parametrize("name", ["resnet10t", "efficientvit_b0"])
 def test_a_backbone_without_a_token_says_so(name):
     with pytest.raises(UserError, match=r"distill.teachers: the place 'token' .* mixer_s16_distilled_224"):

@@ -12,7 +12,7 @@ from timm.optim import create_optimizer_v2
 from torch import nn
 
 from mixstill.distill.placement import Placement
-from mixstill.distill.student import Student, StudentOutput
+from mixstill.distill.student import Student, StudentOutput, backbone_of
 from mixstill.distill.tokens import Tokens
 from mixstill.errors import UserError
 from mixstill.models.create import create_backbone, pixels
@@ -340,6 +340,29 @@ def test_a_teacher_stands_once_at_a_block_however_its_place_is_written(place):
 def test_a_place_out_of_range_is_a_users_mistake():
     with pytest.raises(UserError, match=r"^distill.teachers: a@3: the place is out of range; .* 0 to 2, "):
         make_student(placements=(Placement("a", "3"),))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"tokens": "spatal"}, "tokens: unknown value 'spatal'; did you mean 'spatial'?"),
+        ({"tokens": None}, "tokens: unknown value None; did you mean 'none'?"),
+        ({"steps": 0}, "steps: 0 is not valid; it must be a whole number, 1 or more"),
+        ({"steps": 1.5}, "steps: 1.5 is not valid; it must be a whole number, 1 or more"),
+        ({"steps": "2"}, "steps: '2' is not valid; it must be a whole number, 1 or more"),
+    ],
+)
+@pytest.mark.parametrize("placements", [TWO, ()])
+def test_modules_that_cannot_be_are_a_users_mistake(placements, options, message):
+    with pytest.raises(UserError) as caught:
+        Student(make_backbone("mixer"), placements, **options)
+    assert str(caught.value) == message
+
+
+def test_the_backbone_of_a_plain_model_is_itself():
+    backbone = make_backbone("mixer")
+    assert backbone_of(backbone) is backbone
+    assert backbone_of(Student(backbone, TWO)) is backbone
 
 
 class Featureless(nn.Module):

@@ -101,7 +101,7 @@ def _check(line: CommandLine, count: int | None, processes: Processes, report: R
 
 
 def _student(job: Job, report: Report) -> None:
-    from mixstill.train.build import count_parameters
+    from mixstill.distill.sizes import count_parameters
 
     student, config = job.state.student, job.config
     whole, backbone = count_parameters(student), count_parameters(student.backbone)

@@ -13,7 +13,6 @@ from mixstill.overrides import CommandLine, help_lines, parse
 
 DEFAULT_RECIPE = "digits"
 RUNS = Path("runs")
-OF_RUN = ("weights.safetensors", "ema.safetensors")
 
 USAGE = """usage: mixstill train [RECIPE] [--init-from RUN] [--FIELD VALUE ...] [--output DIR] [--resume]
 
@@ -96,8 +95,11 @@ def output_of(line: CommandLine, recipe: str | None, *, resume: bool = False) ->
     source = _source(line)
     if resume and recipe is None and source is None:
         raise UserError("resume: say which run by --output DIR")
-    if source is not None and Path(source).name in OF_RUN:  # a run's own files are called alike in each
-        source = str(Path(source).resolve().parent)
+    if source is not None:
+        from mixstill.distill.classifier import EMA_FILE, WEIGHTS_FILE
+
+        if Path(source).name in (WEIGHTS_FILE, EMA_FILE):  # a run's own files are called alike in each
+            source = str(Path(source).resolve().parent)
     path = RUNS / Path(recipe or source or DEFAULT_RECIPE).resolve().stem
     size = line.config.get("data", {}).get("input_size")
     if source is None or (recipe is not None and size is None and path.resolve() != Path(source).resolve()):

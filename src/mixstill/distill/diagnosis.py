@@ -18,7 +18,7 @@ from torch import Tensor
 from mixstill import rng
 from mixstill.data import Split
 from mixstill.distill.classifier import Facts
-from mixstill.distill.student import Student
+from mixstill.distill.student import backbone_of
 from mixstill.distill.teachers import Teacher
 from mixstill.models.create import pixels
 from mixstill.normalisation import CIFAR10, CIFAR100, IMAGENET, Normalisation
@@ -153,8 +153,8 @@ class Examiner:
                 other = copy.copy(teacher)
                 other.own = own
                 yield other, f"its normalisation is another; with that of {name}"
-        model = teacher.model.backbone if isinstance(teacher.model, Student) else teacher.model
-        sizes = (self.facts.input_size, _built_for(model), teacher.input_size // 2, teacher.input_size * 2)
+        built_for = _built_for(backbone_of(teacher.model))
+        sizes = (self.facts.input_size, built_for, teacher.input_size // 2, teacher.input_size * 2)
         for size in dict.fromkeys(sizes):
             if size not in (0, None, teacher.input_size):
                 other = copy.copy(teacher)

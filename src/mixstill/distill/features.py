@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
@@ -21,6 +22,20 @@ class Layout:
     shapes: tuple[tuple[int, int], ...]
 
 
+@contextmanager
+def blank_image(backbone: nn.Module) -> Iterator[Tensor]:
+    """A blank image [1,3,H,W] of the backbone's input size; meanwhile the backbone is in evaluation mode."""
+    side = pixels(backbone)
+    channels = getattr(backbone, "in_chans", None) or cast(Any, backbone).pretrained_cfg["input_size"][0]
+    training = [module for module in backbone.modules() if module.training]
+    backbone.eval()
+    try:
+        yield next(backbone.parameters()).new_zeros(1, channels, side, side)
+    finally:
+        for module in training:
+            module.training = True
+
+
 @torch.no_grad()
 def probe(backbone: nn.Module) -> Layout:
     """The layout, from one blank image.
@@ -30,19 +45,12 @@ def probe(backbone: nn.Module) -> Layout:
     if not hasattr(backbone, "forward_intermediates"):
         name = type(backbone).__name__
         raise UserError(f"model: {name} has no forward_intermediates, so no token module can read its features")
-    channels = cast(Any, backbone).pretrained_cfg["input_size"][0]
-    side = pixels(backbone)
-    blank = next(backbone.parameters()).new_zeros(1, getattr(backbone, "in_chans", channels), side, side)
-    training = [module for module in backbone.modules() if module.training]
-    backbone.eval()
     try:
-        return _layout(backbone, blank)
+        with blank_image(backbone) as blank:
+            return _layout(backbone, blank)
     except (AssertionError, RuntimeError, ValueError) as error:
-        name = type(backbone).__name__
+        name, side = type(backbone).__name__, pixels(backbone)
         raise UserError(f"model: {name} cannot read images of {side} pixels: {one_line(error, 160)}") from error
-    finally:
-        for module in training:
-            module.training = True
 
 
 def _layout(backbone: nn.Module, blank: Tensor) -> Layout:

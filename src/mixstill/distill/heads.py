@@ -15,8 +15,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from mixstill.distill.features import blank_image
 from mixstill.errors import UserError
-from mixstill.models.create import pixels
 
 
 def class_logits(backbone: nn.Module, final: Tensor) -> Tensor:
@@ -59,13 +59,7 @@ def separate_heads(backbone: nn.Module) -> None:
     if not hasattr(backbone, "set_distilled_training"):
         raise lacking
     cast(Any, backbone).set_distilled_training(True)
-    training = [module for module in backbone.modules() if module.training]
-    backbone.eval()
-    side = pixels(backbone)
-    blank = next(backbone.parameters()).new_zeros(1, getattr(backbone, "in_chans", 3), side, side)
-    with _as_if_training(backbone):
+    with blank_image(backbone) as blank, _as_if_training(backbone):
         both = cast(Any, backbone).forward_head(cast(Any, backbone).forward_features(blank))
-    for module in training:
-        module.training = True
     if not isinstance(both, tuple):  # timm has the method in some models whose second head is left out
         raise lacking

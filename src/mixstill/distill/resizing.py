@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import cast
 
 from torch import Tensor, nn
 
 from mixstill.distill.placement import Placement
-from mixstill.distill.student import Student
+from mixstill.distill.student import Student, backbone_of
 from mixstill.errors import UserError
 from mixstill.models.grids import Grid, Regrid, Tiling, interpolation
 from mixstill.models.resizing import head_names, resized_weights, tiles_per_side
@@ -34,14 +33,14 @@ def student_weights(old: nn.Module, new: Student, *, heads: bool = True) -> tupl
     Raises:
         UserError: a backbone, or tokens, that no way is known to resize.
     """
-    backbone = old.backbone if isinstance(old, Student) else old
+    backbone = backbone_of(old)
     state = {f"backbone.{name}": value for name, value in resized_weights(backbone, new.backbone).items()}
     tiles = tiles_per_side(backbone, new.backbone)
     anew = []
     for key, module in new.token_modules.items():
         placement = new.placements[int(key)]
         own: State = module.state_dict()
-        known, patches = _module(old, placement, new.blocks[int(key)])
+        known, patches = _module(old, placement.teacher, new.blocks[int(key)])
         if known.keys() == own.keys():
             own = resized_module(known, patches, new.token_shapes[int(key)][1], tiles)
         else:
@@ -50,22 +49,17 @@ def student_weights(old: nn.Module, new: Student, *, heads: bool = True) -> tupl
     return state if heads else state | _heads(new), anew
 
 
-def _module(student: nn.Module, placement: Placement, block: int | None) -> tuple[State, int]:
-    """The weights of the module for that teacher, by its name wherever it lies, at that block, and its patches N.
+def _module(old: nn.Module, teacher: str, block: int | None) -> tuple[State, int]:
+    """The weights of the module for `teacher`, by its name wherever it lies, at `block`, and its patches N.
 
     No weights where there is none.
     """
-    name = Path(placement.teacher).name
-    for m, patches in _patches(student).items():
-        own = cast(Student, student)
-        if own.blocks[m] == block and Path(own.placements[m].teacher).name == name:
-            return own.token_modules[str(m)].state_dict(), patches
+    if not isinstance(old, Student):
+        return {}, 0
+    for m, (_, patches) in old.token_shapes.items():
+        if old.blocks[m] == block and Path(old.placements[m].teacher).name == Path(teacher).name:
+            return old.token_modules[str(m)].state_dict(), patches
     return {}, 0
-
-
-def _patches(student: nn.Module) -> dict[int, int]:
-    """The patches N of each module, by the number of its placement."""
-    return {m: shape[1] for m, shape in student.token_shapes.items()} if isinstance(student, Student) else {}
 
 
 def _heads(student: Student) -> State:

@@ -41,6 +41,11 @@ class Size:
     plain_macs: int
 
 
+def count_parameters(model: nn.Module) -> int:
+    """How many numbers the model learns."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
 def own_models() -> list[str]:
     """What mixstill adds to timm: backbones, and the student of each vision MLP, timm's included."""
     return [name for name in timm.list_models() if _source(name) == "mixstill"]
@@ -87,19 +92,15 @@ def _measure(
         macs, plain_macs = _count_macs(student.eval().requires_grad_(False), backbone, pixels(body))
     return Size(
         name=PREFIX + backbone,
-        params=_parameters(student),
+        params=count_parameters(student),
         macs=macs,
         input_size=pixels(body),
         num_classes=student.num_classes,
         modules=len(student.token_modules),
         source=_source(backbone),
-        plain_params=_parameters(body),
+        plain_params=count_parameters(body),
         plain_macs=plain_macs,
     )
-
-
-def _parameters(model: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def _count_macs(student: Student, name: str, side: int) -> tuple[int, int]:

@@ -11,7 +11,7 @@ from mixstill import recipes
 from mixstill.config import Config
 from mixstill.distill.classifier import Classifier, Facts, at_size, enlarged, load_classifier
 from mixstill.distill.resizing import student_weights
-from mixstill.distill.student import Student
+from mixstill.distill.student import Student, backbone_of
 from mixstill.errors import UserError
 from mixstill.models.weights import load_into
 from mixstill.schema import RawConfig, from_dict, merge, to_dict
@@ -36,7 +36,7 @@ def starting_config(recipe: str | None, overrides: Mapping[str, Any]) -> Config:
         if config.model.init_from is None:
             return config
         source = _source(config.model.init_from, config.model.name)
-    return _absolute(config if _names_ratio(over) else enlarged(config, _backbone(source)))
+    return _absolute(config if _names_ratio(over) else enlarged(config, backbone_of(source.model)))
 
 
 def resumed_config(recipe: str | None, overrides: Mapping[str, Any], saved: Config) -> Config:
@@ -107,10 +107,6 @@ def _source(path: str, model: str | None = None) -> Classifier:
         return load_classifier(path, model=model)
     except UserError as error:
         raise UserError(f"model.init_from: {error}") from error
-
-
-def _backbone(source: Classifier) -> Any:
-    return source.model.backbone if isinstance(source.model, Student) else source.model
 
 
 def _absolute(config: Config) -> Config:

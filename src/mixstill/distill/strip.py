@@ -12,6 +12,7 @@ from timm.models import save_for_hf as save_for_timm
 from torch import nn
 
 from mixstill.distill.classifier import Classifier
+from mixstill.distill.sizes import count_parameters
 from mixstill.distill.student import Student
 from mixstill.errors import RunError, UserError, one_line
 from mixstill.models import write_weights
@@ -71,8 +72,8 @@ def strip(classifier: Classifier, out: Path) -> Stripped:
     return Stripped(
         str(out),
         architecture,
-        _count(backbone),
-        _count(student),
+        count_parameters(backbone),
+        count_parameters(student),
         _load(out, architecture, {"num_classes": facts.num_classes} | arguments, pixels(backbone), stock),
         stock,
     )
@@ -97,7 +98,3 @@ def _load(out: Path, architecture: str, arguments: Mapping[str, Any], side: int,
         else f"timm.create_model('local-dir:{out}', pretrained=True)"
     )
     return call if stock else f"import mixstill; {call}"
-
-
-def _count(model: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in model.parameters())

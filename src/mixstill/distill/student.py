@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ from mixstill.distill.features import Layout, probe, read_features
 from mixstill.distill.heads import class_and_token_logits, class_logits, separate_heads
 from mixstill.distill.placement import CLASS, TOKEN, Placement
 from mixstill.distill.tokens import TokenKind, TokenModule, Tokens
-from mixstill.errors import UserError
+from mixstill.errors import UserError, unknown
 from mixstill.models.create import token_mixing_width
 
 Head = Literal["average", "class", "distill"]
@@ -77,7 +77,8 @@ class Student(nn.Module):
 
     Raises:
         UserError: a backbone without `forward_intermediates` or without the token that is spoken to, a place out of
-            range or named twice, or tokens that would propagate between blocks of different shapes.
+            range or named twice, tokens that there are not, no step, or tokens that would propagate between blocks of
+            different shapes.
     """
 
     def __init__(
@@ -89,6 +90,10 @@ class Student(nn.Module):
         steps: int = 1,
         propagate: bool = False,
     ) -> None:
+        if tokens not in get_args(TokenKind):
+            raise unknown("tokens", tokens, get_args(TokenKind))
+        if not isinstance(steps, int) or steps < 1:
+            raise UserError(f"steps: {steps!r} is not valid; it must be a whole number, 1 or more")
         super().__init__()
         self.backbone = backbone
         self.num_classes = int(cast(Any, backbone).num_classes)
@@ -186,3 +191,8 @@ class Student(nn.Module):
                 )
             result.append(before)
         return tuple(result)
+
+
+def backbone_of(model: nn.Module) -> nn.Module:
+    """The backbone of a student; a model that is none is its own."""
+    return model.backbone if isinstance(model, Student) else model

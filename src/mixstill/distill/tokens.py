@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 TokenKind = Literal["spatial+channel", "spatial", "channel", "none"]
 TOKEN_STD = 0.02  # of the truncated normal that tokens and heads start from, as DeiT's
@@ -37,9 +38,7 @@ class SpatialStep(nn.Module):
 
     def forward(self, features: Tensor, token: Tensor) -> Tensor:
         """Z [B,N,C], T_S [B,C] -> T_S [B,C]."""
-        joined = torch.cat([features, token.unsqueeze(1)], dim=1)
-        mixed: Tensor = self.mlp(self.norm(joined).transpose(1, 2)).squeeze(-1)
-        return mixed + token
+        return _mix_to_one(self.mlp, self.norm(features).transpose(1, 2), self.norm(token)) + token
 
 
 class ChannelStep(nn.Module):
@@ -52,13 +51,38 @@ class ChannelStep(nn.Module):
 
     def forward(self, features: Tensor, token: Tensor) -> Tensor:
         """Z [B,N,C], T_C [B,N] -> T_C [B,N]."""
-        joined = torch.cat([features, token.unsqueeze(2)], dim=2)
-        mixed: Tensor = self.mlp(self.norm(joined)).squeeze(-1)
-        return mixed + token
+        return _mix_to_one(self.mlp, *_joint_norm(self.norm, features, token)) + token
 
 
 def _mlp_to_one(width: int, hidden: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, 1))
+
+
+def _mix_to_one(mlp: nn.Sequential, rows: Tensor, last: Tensor) -> Tensor:
+    """`mlp` on rows of [rows, last], which are never joined: [..., W] and [...] -> [...].
+
+    The matrix product keeps the even width W, which matrix units want, and reads the features as they lie; what `last`
+    adds, and the product with the single output row, are elementwise, so that a compiler fuses them with the GELU.
+    """
+    inner, activation, outer = (cast(Any, layer) for layer in mlp)
+    hidden = F.linear(rows, inner.weight[:, :-1], inner.bias)
+    hidden = hidden + (last.unsqueeze(-1) * inner.weight[:, -1]).to(hidden.dtype)
+    return cast(Tensor, (activation(hidden) * outer.weight[0]).sum(dim=-1) + outer.bias)
+
+
+def _joint_norm(norm: nn.LayerNorm, features: Tensor, token: Tensor) -> tuple[Tensor, Tensor]:
+    """LN([Z, T_C]) in its two parts, which are never joined: Z [B,N,C] and T_C [B,N] -> the same shapes.
+
+    Mean and variance are those of Z, with one more entry taken in (Chan et al., 1979).
+    """
+    token, count = token.unsqueeze(2), features.shape[2] + 1
+    variance, mean = torch.var_mean(features.to(norm.weight.dtype), dim=2, correction=0, keepdim=True)
+    gap = token - mean
+    mean = mean + gap / count
+    scale = torch.rsqrt((variance + gap.square() / count) * ((count - 1) / count) + norm.eps)
+    weight, bias = norm.weight, norm.bias
+    normalised = (features - mean) * scale * weight[:-1] + bias[:-1]
+    return normalised, ((token - mean) * scale * weight[-1] + bias[-1]).squeeze(2)
 
 
 def _head(width: int, num_classes: int) -> nn.Module:
