@@ -20,10 +20,12 @@ from mixstill.distill.objective import Objective
 from mixstill.distill.teachers import Teachers
 from mixstill.models import write_weights
 from mixstill.schema import from_dict, merge, write_yaml
+from mixstill.train.answers import Answers
 from mixstill.train.batch import Batches
 from mixstill.train.build import student_pixels
 from mixstill.train.evaluate import Score
 from mixstill.train.journal import Journal
+from mixstill.train.keys import open_caches
 from mixstill.train.loop import fit
 from mixstill.train.progress import Display
 from mixstill.train.state import State
@@ -88,6 +90,7 @@ class Built:
         """Train to the end in `folder`, with one made-up score for every evaluation; the lines of metrics.jsonl."""
         score = {"class": Score(50.0, 100.0, 1.0, 4)}
         journal, quiet = Journal(folder / "metrics.jsonl", self.state.step), Display("run", quiet=True)
+        self.stepper.answers.begin(self.state.step, self.batches.last, quiet.say)
         fit(self.state, self.batches, self.stepper, lambda: score, journal, folder / "last.pt", quiet)
         return [json.loads(line) for line in journal.path.read_text().splitlines()]
 
@@ -108,7 +111,9 @@ def build() -> Callable[..., Built]:
         objective = Objective(
             config.distill, config.train.smoothing, teachers.module_names, teachers.module_teacher, teachers.names
         )
-        return Built(State.start(config, student), Batches(data, config, size), Stepper(config, teachers, objective))
+        batches = Batches(data, config, size)
+        answers = Answers(teachers, batches, open_caches(config, teachers, batches, facts))
+        return Built(State.start(config, student), batches, Stepper(config, teachers, objective, answers=answers))
 
     return make
 

@@ -104,7 +104,8 @@ def test_recipes_tells_of_each_shipped_recipe_what_it_is_for_and_what_it_reached
         (["trian"], "command: unknown value 'trian'; did you mean 'train'?"),
         (
             ["xyz"],
-            "command: unknown value 'xyz'; choose from check, demo, eval, models, predict, recipes, strip, train",
+            "command: unknown value 'xyz'; "
+            "choose from cache, check, demo, eval, models, predict, recipes, strip, train",
         ),
         (["--versoin"], "command: unknown value '--versoin'; "),
         (["recipes", "digits"], "recipes: takes no arguments, got digits"),

@@ -13,6 +13,7 @@ from mixstill.errors import InterruptedRun, RunError, UserError, one_line, unkno
 COMMANDS = {
     "demo": "teach a small Mixer on bundled data, offline, and print what distillation gained",
     "check": "before a long run: teachers, shapes, loss, time, memory, disk",
+    "cache": "store the teachers' answers to a run's views ahead",
     "train": "train a recipe",
     "eval": "top-1, top-5 and loss of a run, a weights file or a timm model",
     "predict": "classify images",

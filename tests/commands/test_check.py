@@ -114,7 +114,8 @@ def test_json_is_one_object_of_the_same(check, tiny_recipe, trained, tmp_path) -
     assert 0 < about["memory"]["peak"] < about["memory"]["there"]
     disk = about["disk"]
     assert disk["files"] > 2 * disk["checkpoint"] > 0
-    assert disk["teacher_logits"] == 1 * 2 * 40 * 10 * 2
+    assert disk["answers"] == 1 * 2 * (40 * 10 * 2 + 4 * 4)  # teachers, epochs, (samples, K, bytes + steps, checksum)
+    assert disk["answers_there"] == 0
     assert disk["free"] == pytest.approx(shutil.disk_usage(tmp_path).free, rel=0.1)
 
 

@@ -376,6 +376,9 @@ SPECIAL = {
     "data.max_corrupt": test_a_folder_is_streamed_and_its_corrupt_images_are_counted,
     "data.workers": test_a_folder_is_streamed_and_its_corrupt_images_are_counted,
     "data.crop_pct": test_a_folder_is_streamed_and_its_corrupt_images_are_counted,
+    "distill.cache": "train/test_answers.py::test_a_replayed_run_has_the_curve_of_the_live_one_"
+    "and_is_the_filling_one_to_the_bit",
+    "distill.cache_top_k": "train/test_answers.py::test_top_k_stays_close_to_the_live_run_and_is_replayed_to_the_bit",
     "train.device_batch_size": test_passes_end_in_the_same_weights,
     "train.ema_warmup": test_the_decay_of_the_moving_average_may_grow,
     "train.grad_checkpointing": test_gradient_checkpointing_keeps_less_and_computes_the_same,

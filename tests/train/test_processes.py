@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 from mixstill.data import load_split
+from mixstill.distill.cache import Cache
 from mixstill.distill.classifier import load_classifier
 from mixstill.errors import UserError
 from mixstill.train.evaluate import evaluate
@@ -235,3 +236,59 @@ def test_several_processes_stream_the_same_images_as_one(tiny, tmp_path) -> None
         assert summary["n"] == 10
         assert summary["corrupt"] == one["corrupt"]
         assert len(summary["corrupt"]) == 1
+
+
+# --- one cache of teachers' answers ---
+
+
+@pytest.fixture
+def cached(tiny, teachers, tmp_path):
+    """A config with two teachers and a cache, with options over it."""
+    base = {"distill.cache": str(tmp_path / "cache"), "train.max_steps": 8}
+    return lambda options=None: tiny(taught(teachers, base | (options or {})))
+
+
+def counts(summary: dict) -> tuple[int, int]:
+    return summary["answers"]["replayed"], summary["answers"]["asked"]
+
+
+def test_processes_and_passes_read_and_write_the_cache_of_one(cached, tmp_path) -> None:
+    config = cached({"train.device_batch_size": 4})
+    several = in_processes(2, lambda _: train(config, tmp_path / "several", quiet=True))
+    assert [counts(summary) for summary in several] == [(0, 16)] * 2
+    assert counts(train(cached(), tmp_path / "one", quiet=True)) == (16, 0)
+    replayed = in_processes(2, lambda _: train(config, tmp_path / "replayed", quiet=True))
+    assert [counts(summary) for summary in replayed] == [(16, 0)] * 2
+    for ours, theirs in zip(lines(tmp_path / "several"), lines(tmp_path / "replayed"), strict=True):
+        if "total" in ours:
+            assert ours["total"] == pytest.approx(theirs["total"], rel=1e-4)
+
+
+def test_what_one_process_alone_cannot_find_is_asked_by_all(cached, tmp_path) -> None:
+    train(cached(), tmp_path / "filling", quiet=True)
+
+    def work(processes: Processes) -> tuple[int, int]:
+        load = Cache.load
+        if processes.rank == 1:
+            Cache.load = lambda self, epoch, index: None if index == 1 else load(self, epoch, index)
+        return counts(train(cached(), tmp_path / "run", quiet=True))
+
+    found = in_processes(2, work)
+    assert found[0] == found[1]
+    assert found[0][1] == 2 * sum(step % 2 == 1 for step in range(8))  # an epoch has two steps
+
+
+def test_all_processes_refuse_a_cache_of_other_answers(cached, tmp_path) -> None:
+    train(cached(), tmp_path / "filling", quiet=True)
+    files = [sorted((tmp_path / "cache" / name).glob("*.bin")) for name in ("small", "large")]
+    for one, other in zip(*files, strict=True):
+        one.write_bytes(other.read_bytes())
+
+    def work(_: Processes) -> str:
+        with pytest.raises(UserError) as caught:
+            train(cached(), tmp_path / "run", quiet=True)
+        return str(caught.value)
+
+    first, second = in_processes(2, work)
+    assert first == second
+    assert "does not hold what small answers at step 1: its logits are " in first

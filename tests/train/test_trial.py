@@ -14,9 +14,10 @@ from mixstill.train.run import train
 from mixstill.train.trial import (
     PIECES,
     WARM_UP,
+    answers_size,
+    answers_there,
     checkpoint_cost,
     free_space,
-    logits_size,
     peak_memory,
     teacher_warnings,
     time_epoch_regulariser,
@@ -168,10 +169,23 @@ def test_sizes_are_those_of_the_files(job, tmp_path) -> None:
     assert weights_size(tried) <= sum(files) < weights_size(tried) + 40_000  # their headers
 
 
-def test_logits_of_all_epochs_take_two_bytes_each(job, teachers) -> None:
-    both = [f"{teachers['small']}@0", f"{teachers['large']}@last", f"{teachers['small']}@last"]
-    assert logits_size(job({"distill.teachers": both})) == 2 * 2 * 40 * 10 * 2  # T, epochs, samples, K, bytes
-    assert logits_size(job({"distill.teachers": [], "mi.weight": 0.0})) == 0
+def test_answers_take_two_bytes_a_class_and_four_a_step(job, teachers) -> None:
+    both = {"distill.teachers": [f"{teachers['small']}@0", f"{teachers['large']}@last", f"{teachers['small']}@last"]}
+    assert answers_size(job(both)) == 2 * 2 * (40 * 10 * 2 + 4 * 4)  # T, epochs, (samples, K, bytes + steps, checksum)
+    assert answers_size(job(both | {"distill.cache_top_k": 3})) == 2 * 2 * (40 * 3 * 4 + 4 * 4)
+    assert answers_size(job(both | {"train.max_steps": 3})) == 2 * 3 * (10 * 10 * 2 + 4)
+    assert answers_size(job({"distill.teachers": [], "mi.weight": 0.0})) == 0
+
+
+def test_of_a_cache_what_is_there_is_told_and_steps_leave_it_alone(job, tmp_path) -> None:
+    options = {"distill.cache": str(tmp_path / "cache"), "train.epochs": 4}
+    time_steps(job(options), 2)
+    assert not (tmp_path / "cache").exists()
+    train(job(options | {"train.max_steps": 3}).config, tmp_path / "run", quiet=True)
+    tried = job(options)
+    time_steps(tried, 2)
+    assert answers_there(tried) == answers_there(job(options)) == 3 * (10 * 10 * 2 + 4)
+    assert answers_there(job()) == 0
 
 
 def test_free_space_is_that_of_the_nearest_folder_there_is(tmp_path) -> None:

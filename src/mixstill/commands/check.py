@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import tempfile
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -85,6 +86,9 @@ def _check(line: CommandLine, count: int | None, processes: Processes, report: R
     except UserError as error:
         report.warn(str(error))
     config, untrained = teachers_as_they_stand(config, output, folder)
+    if untrained and config.distill.cache is not None:
+        report.warn("distill.cache: it is not looked into, as what it holds depends on the teachers' weights")
+        config = replace(config, distill=replace(config.distill, cache=None))
     with threads(config.train.threads):
         began = time.monotonic()
         job = build(config, processes)
@@ -247,21 +251,30 @@ def _memory(job: Job, report: Report) -> None:
 
 
 def _disk(job: Job, checkpoint: int, output: Path, report: Report) -> None:
-    from mixstill.train.trial import free_space, logits_size, weights_size
+    from mixstill.train.trial import answers_size, answers_there, free_space, weights_size
 
-    weights, cache, free = weights_size(job), logits_size(job), free_space(output)
-    needed = 2 * checkpoint + weights
-    about = {"checkpoint": checkpoint, "files": needed, "teacher_logits": cache, "free": free}
+    weights, answers, there, free = weights_size(job), answers_size(job), answers_there(job), free_space(output)
+    needed, root = 2 * checkpoint + weights, job.config.distill.cache
+    about = {"checkpoint": checkpoint, "files": needed, "free": free, "answers": answers, "answers_there": there}
     lines = [
         f"{_bytes(needed)} in {str(output)!r}: a checkpoint of {_bytes(checkpoint)}, twice while it is written, and "
         f"{_bytes(weights)} of weights",
         f"{_bytes(free)} are free there",
     ]
-    if cache:
-        lines.append(f"the teachers' logits of all epochs would take {_bytes(cache)} (fp16; an estimate, not written)")
+    if answers and root is None:
+        lines.append(f"the teachers' answers would take {_bytes(answers)} in a cache (--cache DIR)")
+    elif answers and root is not None:
+        about["cache_free"] = free_space(Path(root).expanduser())
+        lines.append(
+            f"{_bytes(answers)} of teachers' answers in {root!r}, {_bytes(there)} of them already; "
+            f"{_bytes(about['cache_free'])} are free there"
+        )
     report.add("disk", about, lines)
     if needed > free:
         raise UserError(f"output: {str(output)!r} needs {_bytes(needed)}, but only {_bytes(free)} are free there")
+    if answers - there > about.get("cache_free", math.inf):
+        text = f"distill.cache: {root!r} needs {_bytes(answers - there)} more, but only {_bytes(about['cache_free'])}"
+        raise UserError(f"{text} are free there; --distill.cache_top_k keeps fewer classes")
 
 
 def _unsized(split: str) -> str:

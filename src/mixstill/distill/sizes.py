@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import timm
 import torch
@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from mixstill.distill.placement import Placement
 from mixstill.distill.registry import PLACES, PREFIX
 from mixstill.distill.student import Student
-from mixstill.distill.tokens import TokenKind
+from mixstill.distill.tokens import TokenKind, TokenModule
 from mixstill.errors import UserError, one_line, unknown
 from mixstill.models.create import create_backbone, pixels
 
@@ -89,7 +89,7 @@ def _measure(
     with torch.device("meta"), _ShapesOnly():
         body = create_backbone(backbone, num_classes, input_size=input_size)
         student = Student(body, [Placement(str(m), place) for m, place in enumerate(places)], tokens=tokens)
-        macs, plain_macs = _count_macs(student.eval().requires_grad_(False), backbone, pixels(body))
+        macs, plain_macs = count_macs(student, backbone, pixels(body))
     return Size(
         name=PREFIX + backbone,
         params=count_parameters(student),
@@ -103,18 +103,19 @@ def _measure(
     )
 
 
-def _count_macs(student: Student, name: str, side: int) -> tuple[int, int]:
-    """Multiply-adds of one image, with the token modules and without."""
+def count_macs(student: Student, name: str, side: int) -> tuple[int, int]:
+    """Multiply-adds of one image, with the token modules and without, of a student on the meta device."""
     counter = FlopCounterMode(display=False)
     try:
-        with counter:
-            student(torch.empty(1, 3, side, side))
+        with counter, torch.device("meta"):
+            student.eval().requires_grad_(False)(torch.empty(1, 3, side, side))
     except (AssertionError, RuntimeError, ValueError) as error:
         raise UserError(f"model: {name!r} cannot read images of {side} pixels: {one_line(error, 160)}") from error
     flops = counter.get_flop_counts()  # two for each multiply-add; by the module's path and the operation
     of_modules = sum(sum(flops[f"Student.token_modules.{m}"].values()) for m in student.token_modules)
-    total = counter.get_total_flops()
-    return total // 2, (total - of_modules) // 2
+    plain = (counter.get_total_flops() - of_modules) // 2
+    elementwise = sum(cast(TokenModule, module).elementwise_macs for module in student.token_modules.values())
+    return plain + of_modules // 2 + elementwise, plain
 
 
 _LEFT_OUT = {

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Self
+from typing import Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ from mixstill.distill.classifier import Classifier, Facts, load_classifier
 from mixstill.distill.placement import Placement
 from mixstill.distill.student import prediction
 from mixstill.errors import UserError
-from mixstill.views import denormalise, normalise, resize
+from mixstill.views import resize
 
 
 class Teacher(nn.Module):
@@ -28,6 +28,11 @@ class Teacher(nn.Module):
     Raises:
         UserError: the teacher has another number of classes than the data.
     """
+
+    mean: Tensor
+    std: Tensor
+    student_mean: Tensor
+    student_std: Tensor
 
     def __init__(self, classifier: Classifier, student: Facts) -> None:
         super().__init__()
@@ -42,20 +47,31 @@ class Teacher(nn.Module):
             raise UserError(
                 f"distill.teachers: {classifier.name} was trained on other classes: {differing} in the data"
             )
-        self.model = classifier.model.eval().requires_grad_(False)
+        self.model = classifier.model.eval().requires_grad_(False).to(memory_format=torch.channels_last)
         self.facts = own
         self.input_size = own.input_size
         self.own, self.student = (own.mean, own.std), (student.mean, student.std)
+        names = ("mean", "std", "student_mean", "student_std")
+        for name, values in zip(names, (*self.own, *self.student), strict=True):
+            self.register_buffer(name, torch.tensor(values).view(-1, 1, 1), persistent=False)
 
     def train(self, mode: bool = True) -> Self:
         """A teacher is in eval mode, whatever `mode` says."""
         return super().train(False)
 
+    def round_weights(self) -> None:
+        """Keep the weights as bfloat16 autocast would round them in each pass: the same answers, sooner."""
+        for module in self.model.modules():
+            if type(module) in (nn.Conv2d, nn.Linear):  # others may compute with their weights
+                module.to(torch.bfloat16)
+
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
         """The student's normalised images [B,3,H,W] -> logits [B,K], without gradient."""
-        pixels = resize(denormalise(images, *self.student), self.input_size)
-        return prediction(self.model(normalise(pixels, *self.own)))
+        if self.own != self.student or images.shape[-1] != self.input_size:
+            pixels = resize(images * self.student_std + self.student_mean, self.input_size)
+            images = (pixels - self.mean) / self.std
+        return prediction(self.model(images))
 
 
 class Teachers(nn.Module):
@@ -77,11 +93,20 @@ class Teachers(nn.Module):
         ]
         self.members = nn.ModuleList(Teacher(load_teacher(source), student) for source in sources)
 
-    def forward(self, images: Tensor) -> Tensor | None:
-        """The student's normalised images [B,3,H,W] -> logits [T,B,K]; None where there are no teachers."""
+    def forward(self, images: Tensor, which: Sequence[int] | None = None) -> Tensor | None:
+        """The student's normalised images [B,3,H,W] -> logits [T,B,K]; None where there are no teachers.
+
+        `which` are the numbers of those to be asked; default: all.
+        """
         if not len(self.members):
             return None
-        return torch.stack([teacher(images) for teacher in self.members])
+        asked = self.members if which is None else [self.members[t] for t in which]
+        return torch.stack([teacher(images) for teacher in asked])
+
+    def round_weights(self) -> None:
+        """Keep every teacher's weights as bfloat16 autocast would round them."""
+        for teacher in self.members:
+            cast(Teacher, teacher).round_weights()
 
 
 def load_teacher(source: str) -> Classifier:

@@ -35,6 +35,7 @@ class SpatialStep(nn.Module):
         super().__init__()
         self.norm = nn.LayerNorm(channels, eps=NORM_EPS)
         self.mlp = _mlp_to_one(patches + 1, hidden)
+        self.elementwise_macs = 2 * channels * hidden
 
     def forward(self, features: Tensor, token: Tensor) -> Tensor:
         """Z [B,N,C], T_S [B,C] -> T_S [B,C]."""
@@ -48,6 +49,7 @@ class ChannelStep(nn.Module):
         super().__init__()
         self.norm = nn.LayerNorm(channels + 1, eps=NORM_EPS)
         self.mlp = _mlp_to_one(channels + 1, hidden)
+        self.elementwise_macs = 2 * patches * hidden
 
     def forward(self, features: Tensor, token: Tensor) -> Tensor:
         """Z [B,N,C], T_C [B,N] -> T_C [B,N]."""
@@ -151,6 +153,12 @@ class TokenModule(nn.Module):
             width = channels
         self.width = width
         self.head = _head(width, num_classes)
+
+    @property
+    def elementwise_macs(self) -> int:
+        """Multiply-adds of one image that are no matrix product: tokens times their weights, and output rows."""
+        paths = [path for path in (self.spatial, self.channel) if path is not None]
+        return sum(cast(Any, step).elementwise_macs for path in paths for step in path.steps)
 
     def reset_head(self, num_classes: int) -> None:
         """A new head for `num_classes`, where it is (0: none, and the tokens come out)."""

@@ -26,7 +26,8 @@ _CALLS = 4  # draws of a module for each sample: timm's blocks call theirs so of
 class DropPath(nn.Module):
     """Leaves a sample out of a residual branch with probability `rate`, and scales up those that stay.
 
-    `draws` float32 [calls, b] in [0, 1) are those of the next forward pass; without them torch's generator draws.
+    `draws` float32 [calls, b] in [0, 1), on the device, are those of the next forward pass; without them torch's
+    generator draws.
     """
 
     def __init__(self, rate: float) -> None:
@@ -46,14 +47,17 @@ class DropPath(nn.Module):
         """
         if not self.training or self.rate == 0:
             return branch
-        draws = torch.rand(len(branch)) if self.draws is None else self.draws[self._number() % _CALLS]
+        if self.draws is None:
+            draws = torch.rand(len(branch)).to(branch.device, non_blocking=True)
+        else:
+            draws = self.draws[self._number() % _CALLS]
         draws = draws.repeat_interleave(len(branch) // len(draws))
         scale = (draws >= self.rate).to(branch.dtype) / (1 - self.rate)
-        return branch * scale.to(branch.device, non_blocking=True).view(-1, *[1] * (branch.ndim - 1))
+        return branch * scale.view(-1, *[1] * (branch.ndim - 1))
 
     def _number(self) -> int:
         """Which call of the forward pass this is; gradient checkpointing makes the same calls again in the backward."""
-        if torch._C._current_graph_task_id() == -1:
+        if torch.compiler.is_compiling() or torch._C._current_graph_task_id() == -1:  # compiled, it is traced once
             self.calls += 1
             return self.calls - 1
         self.recalls += 1
@@ -99,6 +103,7 @@ def place_paths(model: nn.Module, seed: int, epoch: int, samples: Tensor | None)
     draws: list[Tensor | None] = [None] * len(modules)
     if samples is not None and modules:
         words = rng.uniform(seed, rng.Domain.DROP_PATH, epoch, samples.cpu(), _CALLS * len(modules))
-        draws = [*torch.split(words.T.contiguous(), _CALLS)]
+        device = next(model.parameters()).device
+        draws = [*torch.split(words.T.contiguous().to(device, non_blocking=True), _CALLS)]
     for module, its in zip(modules, draws, strict=True):
         module.place(its)

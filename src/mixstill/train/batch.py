@@ -19,7 +19,7 @@ from mixstill.config import Config
 from mixstill.data.split import Request, Split
 from mixstill.errors import many
 from mixstill.train.processes import ALONE, Processes
-from mixstill.views import draw_mix, erase, mix_images, mix_targets, normalise, resize, to_float, train_views
+from mixstill.views import draw_mix, erase, kernels, mix_images, mix_targets, normalise, resize, to_float, train_views
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +70,8 @@ class Batches:
     config: Config
     input_size: int
     processes: Processes = ALONE
+    compiled: bool = False
+    """Whether the inner functions of the views run compiled."""
 
     @property
     def size(self) -> int:
@@ -92,6 +94,11 @@ class Batches:
     def total(self) -> int:
         """Optimizer steps in all epochs."""
         return self.config.train.epochs * self.per_epoch
+
+    @property
+    def last(self) -> int:
+        """The step that a run ends after: `train.max_steps`, or that of all epochs."""
+        return min(self.total, self.config.train.max_steps or self.total)
 
     def about(self) -> list[str]:
         """What is worth saying about how a batch is split."""
@@ -144,11 +151,12 @@ class Batches:
         """Loaded pixels uint8 [b,3,h,w] -> the views of these samples in this epoch, float32 [b,3,H,W], not mixed."""
         views, seed, mean = self.config.views, self.config.train.seed, self.data.mean
         which = (request.ids, request.repeats)
-        varied = train_views(
-            pixels, *which, views, seed, request.epoch, size=self.input_size, mean=mean, cropped=self.data.cropped
-        )
-        images = normalise(resize(to_float(varied), self.input_size), mean, self.data.std)
-        return erase(images, *which, views, seed, request.epoch)
+        with kernels.compiled("inductor" if self.compiled else None):
+            varied = train_views(
+                pixels, *which, views, seed, request.epoch, size=self.input_size, mean=mean, cropped=self.data.cropped
+            )
+            images = normalise(resize(to_float(varied), self.input_size), mean, self.data.std)
+            return erase(images, *which, views, seed, request.epoch)
 
     def rows(self, part: int) -> list[Tensor]:
         """The places in the batch of each process's samples in pass `part`: int64 [b] by rank."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -20,9 +20,12 @@ from mixstill.distill.student import Student
 from mixstill.distill.teachers import Teachers
 from mixstill.errors import UserError, one_line
 from mixstill.models.create import create_backbone, pixels
+from mixstill.train.answers import Answers
 from mixstill.train.batch import Batches
+from mixstill.train.compiling import choose
 from mixstill.train.device import pick_device
 from mixstill.train.evaluate import Score, evaluate
+from mixstill.train.keys import open_caches
 from mixstill.train.optim import build_optimizer
 from mixstill.train.processes import ALONE, Processes
 from mixstill.train.state import State
@@ -101,7 +104,13 @@ def build(config: Config, processes: Processes = ALONE, *, resumed: bool = False
     state = State.start(config, student, f"{len(data)} images of {len(data.classes)} classes")
     batches = Batches(data, config, size, processes)
     check_parts(batches, state)
-    stepper = Stepper(config, teachers, objective, processes)
+    compiler = choose(config, device, batches)
+    batches = replace(batches, compiled=compiler.mode != "never" and device.type == "cuda")
+    caches = open_caches(config, teachers, batches, facts)
+    if config.train.amp:
+        teachers.round_weights()
+    answers = Answers(teachers, batches, caches, compiler.of(teachers))
+    stepper = Stepper(config, teachers, objective, processes, answers, compiler)
     return Job(config, device, facts, splits, measured, teachers, state, batches, stepper, started)
 
 
@@ -133,11 +142,6 @@ def checkpoint_gradients(backbone: nn.Module, name: str) -> None:
         cast(Any, backbone).set_grad_checkpointing(True)
     except (AttributeError, AssertionError) as error:
         raise UserError(f"train.grad_checkpointing: {name!r} does not support it") from error
-
-
-def count_parameters(model: nn.Module) -> int:
-    """How many numbers the model learns."""
-    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def student_pixels(config: Config) -> int:

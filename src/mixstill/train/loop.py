@@ -32,7 +32,7 @@ def fit(
     """
     config, per_epoch, processes = stepper.config, batches.per_epoch, stepper.processes
     options = config.train
-    last = min(batches.total, options.max_steps or batches.total)
+    last = batches.last
 
     def close_window() -> None:
         means = journal.close_window()
@@ -47,6 +47,7 @@ def fit(
             display.metrics(state.step, last, means)
 
     def save() -> None:
+        stepper.answers.flush()
         if processes.main:
             state.save(checkpoint)
         processes.wait()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import inspect
 import math
 from typing import Any
 
@@ -49,6 +50,8 @@ def build_optimizer(config: OptimConfig, model: nn.Module) -> torch.optim.Optimi
         arguments["betas"] = config.opt_betas
     if config.opt in ("sgd", "nesterov"):
         arguments["nesterov"] = config.momentum > 0
+    if _has_fused(about.opt_class) and next(model.parameters()).device.type in ("cpu", "cuda"):
+        arguments["fused"] = True
     try:
         optimizer: torch.optim.Optimizer = create_optimizer_v2(
             _groups(config, model),
@@ -61,6 +64,11 @@ def build_optimizer(config: OptimConfig, model: nn.Module) -> torch.optim.Optimi
     except (TypeError, ValueError, AssertionError, ImportError) as error:  # some need packages or more arguments
         raise UserError(f"optim.opt: {config.opt!r} cannot be made: {one_line(error)}") from error
     return optimizer
+
+
+def _has_fused(optimizer: Any) -> bool:
+    """Whether an optimizer is PyTorch's own and has a fused form, one pass over all parameters."""
+    return isinstance(optimizer, type) and "fused" in inspect.signature(optimizer).parameters
 
 
 def _groups(config: OptimConfig, model: nn.Module) -> list[dict[str, Any]] | list[nn.Parameter]:

@@ -60,7 +60,10 @@ class Display:
 
     def metrics(self, step: int, total: int, means: Mapping[str, float]) -> None:
         """The means of a window of steps."""
-        status = f"loss {means['total']:.3f}  {self.rate():.0f} images/s"
+        self.status(step, total, f"loss {means['total']:.3f}  {self.rate():.0f} images/s")
+
+    def status(self, step: int, total: int, status: str) -> None:
+        """How it goes: in the bar, or as a line with the time that is left."""
         if self.bar is not None:
             self.bar.update(self.bar.task_ids[0], status=status)
             return

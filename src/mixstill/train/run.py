@@ -12,10 +12,11 @@ from typing import Any, cast
 
 from mixstill.config import Config
 from mixstill.distill.classifier import EMA_FILE, WEIGHTS_FILE, save_student
+from mixstill.distill.sizes import count_parameters
 from mixstill.errors import RunError, UserError, one_line
 from mixstill.files import write_json
 from mixstill.schema import differences, from_dict, read_yaml, to_dict, write_yaml
-from mixstill.train.build import build, count_parameters
+from mixstill.train.build import build
 from mixstill.train.device import machine, threads
 from mixstill.train.evaluate import main_head, plain
 from mixstill.train.journal import Journal
@@ -114,6 +115,9 @@ def _train(
     for line in [*job.started, *batches.about(), *warnings]:
         display.say(line)
     display.say(f"{len(batches.data)} training images, {batches.per_epoch} steps per epoch, on {job.device}")
+    job.stepper.compiler.begin(display.say)
+    answers = job.stepper.answers
+    answers.begin(state.step, batches.last, display.say)
     tracked = (tracker or config.train.tracker) if processes.main else None
     with open_tracker(tracked, path, to_dict(config), step=state.step, say=display.say) as opened:
         journal = Journal(path / METRICS_FILE, state.step, processes, opened)
@@ -144,6 +148,7 @@ def _train(
         "backbone_parameters": count_parameters(state.student.backbone),
         "teachers": dict(zip(job.teachers.module_names, config.distill.teachers, strict=True)),
         "corrupt": corrupt,
+        "answers": {"replayed": answers.replayed, "asked": answers.asked} if answers.caches else None,
         "seconds": round(time.monotonic() - began, 1),
         "processes": processes.count,
         "machine": machine(job.device),

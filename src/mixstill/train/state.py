@@ -46,7 +46,7 @@ class State:
                 list(student.token_shapes.values()), width=config.mi.width, ema_rate=config.mi.ema_rate
             ).to(device)
             if config.mi.every == "step":
-                statistics_optimizer = torch.optim.Adam(information.parameters(), lr=config.mi.lr)
+                statistics_optimizer = torch.optim.Adam(information.parameters(), lr=config.mi.lr, fused=True)
         return cls(
             student=student,
             optimizer=build_optimizer(config.optim, student),

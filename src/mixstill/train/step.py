@@ -16,7 +16,9 @@ from mixstill.distill.objective import Objective
 from mixstill.distill.student import Student, StudentOutput
 from mixstill.distill.teachers import Teachers
 from mixstill.models.drop_path import place_paths
+from mixstill.train.answers import Answers
 from mixstill.train.batch import Batches, Part
+from mixstill.train.compiling import Compiler
 from mixstill.train.optim import set_rate
 from mixstill.train.processes import ALONE, Processes
 from mixstill.train.state import State
@@ -25,14 +27,27 @@ _ONCE = 2**31  # the draw number of what is done once per epoch: beyond those of
 
 
 class Stepper:
-    """What stays the same from step to step: config, teachers, objective, and the processes that share a batch."""
+    """What stays the same from step to step: config, teachers, objective, and the processes that share a batch.
 
-    def __init__(self, config: Config, teachers: Teachers, objective: Objective, processes: Processes = ALONE) -> None:
+    `answers` gives what the teachers answer; by default each step asks them. `compiler` compiles the student.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        teachers: Teachers,
+        objective: Objective,
+        processes: Processes = ALONE,
+        answers: Answers | None = None,
+        compiler: Compiler | None = None,
+    ) -> None:
         self.config = config
         self.teachers = teachers
+        self.answers = answers or Answers(teachers)
         self.objective = objective
         self.processes = processes
-        self._wrapped: nn.Module | None = None
+        self.compiler = compiler or Compiler()
+        self._known: tuple[Student, nn.Module, nn.Module] | None = None
 
     def step(
         self, state: State, parts: Iterable[Part], passes: int, *, epoch: int, index: int, rate: float
@@ -42,16 +57,17 @@ class Stepper:
         Returns the named terms, scalars; their sum over the processes is the term of the whole batch.
         """
         config, seed, everyone = self.config, self.config.train.seed, self.processes.count
-        student = self._student(state.student)
+        student, forward = self._student(state.student)
         terms: dict[str, Tensor] = {}
+        self.compiler.begin_step()
         for number, part in enumerate(parts):
             rng.seed_torch(seed, epoch, (index * passes + number) * everyone + self.processes.rank)
             place_paths(state.student, seed, epoch, index * part.total + part.rows)
 
             # forward
             with torch.autocast(part.images.device.type, torch.bfloat16, enabled=config.train.amp):
-                output: StudentOutput = student(part.images)
-                answers = self.teachers(part.images)
+                output: StudentOutput = forward(part.images)
+                answers = self.answers(part, epoch, index, number)
 
             # objective; the gradients are averaged over the processes, hence the factor
             found = self.objective(output.logits, output.heads, answers, part.targets)
@@ -135,14 +151,15 @@ class Stepper:
         names = [self.objective.modules[m] for m in student.token_shapes]
         return {f"mutual_information/{name}": value for name, value in zip(names, estimates, strict=True)}
 
-    def _student(self, student: Student) -> nn.Module:
-        """The student, wrapped so that its gradients are averaged over the processes."""
-        if self.processes.count == 1:
-            return student
-        if self._wrapped is None:
-            device = next(student.parameters()).device
-            self._wrapped = DistributedDataParallel(student, device_ids=[device] if device.type == "cuda" else None)
-        return self._wrapped
+    def _student(self, student: Student) -> tuple[nn.Module, nn.Module]:
+        """The student, wrapped so that its gradients are averaged over the processes; and the same, compiled."""
+        if self._known is None or self._known[0] is not student:
+            wrapped: nn.Module = student
+            if self.processes.count > 1:
+                device = next(student.parameters()).device
+                wrapped = DistributedDataParallel(student, device_ids=[device] if device.type == "cuda" else None)
+            self._known = student, wrapped, self.compiler.of(wrapped)
+        return self._known[1:]
 
 
 def _without_sync(student: nn.Module) -> AbstractContextManager[None]:

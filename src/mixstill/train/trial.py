@@ -22,11 +22,14 @@ import torch
 from torch import Tensor
 
 from mixstill.data import Batch, Split
+from mixstill.distill.cache import record_bytes
 from mixstill.distill.diagnosis import Examiner, held_out
 from mixstill.distill.teachers import Teacher
 from mixstill.errors import RunError
+from mixstill.train.answers import Answers
 from mixstill.train.batch import Part
 from mixstill.train.build import Job
+from mixstill.train.keys import form_of
 from mixstill.train.optim import learning_rate
 
 WARM_UP = 3  # steps that are not measured: memory is found, kernels are chosen, workers fill their queues
@@ -119,16 +122,21 @@ def _shares(job: Job, feed: Iterator[Iterator[Part]]) -> dict[str, float]:
             yield part
             lap("student")
 
-    hooks = (
-        job.teachers.register_forward_pre_hook(lambda *_: lap("student")),
-        job.teachers.register_forward_hook(lambda *_: lap("teachers")),
-        job.state.optimizer.register_step_pre_hook(lambda *_: lap("student")),
-    )
+    answers = job.stepper.answers
+
+    def watched_answers(*part: Any) -> Tensor | None:
+        lap("student")
+        found = answers(*part)
+        lap("teachers")
+        return found
+
+    job.stepper.answers = cast(Answers, watched_answers)
+    hook = job.state.optimizer.register_step_pre_hook(lambda *_: lap("student"))
     for parts in islice(feed, _DISSECTED):
         _step(job, watched(parts))
         lap("optimizer")
-    for hook in hooks:
-        hook.remove()
+    hook.remove()
+    job.stepper.answers = answers
     return {piece: time_ / sum(spent.values()) for piece, time_ in spent.items()}
 
 
@@ -200,10 +208,16 @@ def weights_size(job: Job) -> int:
     return sum(value.numel() * value.element_size() for model in models for value in model.state_dict().values())
 
 
-def logits_size(job: Job) -> int:
-    """Bytes of what the teachers answer in all epochs: float16 [T, epochs, n, K]."""
-    samples = job.config.train.epochs * job.batches.per_epoch * job.batches.size
-    return len(job.teachers.members) * samples * job.facts.num_classes * 2
+def answers_size(job: Job) -> int:
+    """Bytes that a cache of the teachers' answers to all steps takes."""
+    batches, form = job.batches, form_of(job.config, job.facts.num_classes)
+    return len(job.teachers.members) * batches.last * record_bytes(batches.size, form.classes, form.top_k)
+
+
+def answers_there(job: Job) -> int:
+    """Bytes of them that are in the cache already."""
+    answers, last = job.stepper.answers, job.batches.last
+    return sum(len(answers.there(t, 0, last)) * cache.record for t, cache in enumerate(answers.caches))
 
 
 def free_space(path: Path) -> int:

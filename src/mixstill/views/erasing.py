@@ -17,6 +17,7 @@ from torch import Tensor
 from mixstill import rng
 from mixstill.config import ViewsConfig
 from mixstill.views.draws import below, between, chance
+from mixstill.views.kernels import kernel
 
 _AREA = (0.02, 1 / 3)
 _ASPECT = (0.3, 1 / 0.3)
@@ -110,6 +111,7 @@ def _fill(
         images.view(-1)[plane * height * width :].scatter_(0, target, of_plane)
 
 
+@kernel
 def noise(ids: Tensor, repeats: Tensor, places: Tensor, seed: int, epoch: int) -> Tensor:
     """Three standard normal numbers per place of a sample: int64 [N] each -> float32 [3, N].
 

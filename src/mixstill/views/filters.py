@@ -8,11 +8,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from mixstill.views.kernels import kernel
 from mixstill.views.tone import blend, to_bytes
 
 PASSES = 3  # box blurs in Pillow's Gaussian blur
 
 
+@kernel
 def sharpness(pixels: Tensor, factor: Tensor) -> Tensor:
     """Blend with the smoothed image, ImageEnhance.Sharpness: uint8 [B, 3, H, W] -> the same.
 
@@ -34,6 +36,7 @@ def sharpness(pixels: Tensor, factor: Tensor) -> Tensor:
     return sharp
 
 
+@kernel
 def gaussian_blur(pixels: Tensor, radius: Tensor) -> Tensor:
     """Blur by a Gaussian of standard deviation `radius`, as ImageFilter.GaussianBlur: uint8 [B, 3, H, W] -> the same.
 

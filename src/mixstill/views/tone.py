@@ -12,6 +12,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from mixstill.views.kernels import kernel
+
 # ITU-R 601-2 luma in 16 bits, as Pillow's conversion to "L" has it.
 _RED, _GREEN, _BLUE = 19595, 38470, 7471
 
@@ -42,16 +44,19 @@ def luma(pixels: Tensor) -> Tensor:
     return (red * _RED + green * _GREEN + blue * _BLUE + (1 << 15)) >> 16
 
 
+@kernel
 def grayscale(pixels: Tensor) -> Tensor:
     """The luma in all three channels: torchvision's Grayscale(3). uint8 [B, 3, H, W] -> the same."""
     return luma(pixels).to(torch.uint8).repeat(1, 3, 1, 1)
 
 
+@kernel
 def color(pixels: Tensor, factor: Tensor) -> Tensor:
     """Saturation: blend with the luma, ImageEnhance.Color. uint8 [B, 3, H, W] -> the same."""
     return blend(luma(pixels).float(), pixels.float(), factor)
 
 
+@kernel
 def apply_table(pixels: Tensor, table: Tensor) -> Tensor:
     """Every level through its sample's and channel's table: uint8 [B, 3, H, W], [B, 3, 256] -> uint8 [B, 3, H, W]."""
     return table.gather(2, pixels.flatten(2).long()).view(pixels.shape)
@@ -67,6 +72,7 @@ def _table(levels: Tensor, pixels: Tensor) -> Tensor:
     return levels.to(torch.uint8).expand(pixels.shape[0], 3, 256)
 
 
+@kernel
 def autocontrast_table(pixels: Tensor) -> Tensor:
     """Stretch each channel from its darkest and lightest level to 0 and 255: ImageOps.autocontrast."""
     flat = pixels.flatten(2)
@@ -79,6 +85,7 @@ def autocontrast_table(pixels: Tensor) -> Tensor:
     return _table((_levels(pixels, torch.float64) * scale).add_(offset).clamp_(0, 255), pixels)
 
 
+@kernel
 def equalize_table(pixels: Tensor) -> Tensor:
     """Make each channel's histogram flat: ImageOps.equalize."""
     flat = pixels.flatten(2)
@@ -98,12 +105,14 @@ def invert_table(pixels: Tensor) -> Tensor:
     return _table(255 - _levels(pixels), pixels)
 
 
+@kernel
 def posterize_table(pixels: Tensor, bits: Tensor) -> Tensor:
     """Keep the highest `bits` of each level, all from 8 on and none at 0: ImageOps.posterize, which refuses 0."""
     kept = (0xFF00 >> per_sample(bits, pixels[..., 0], torch.int32).clamp(max=8)) & 0xFF
     return _table(_levels(pixels) & kept, pixels)
 
 
+@kernel
 def solarize_table(pixels: Tensor, threshold: Tensor) -> Tensor:
     """Invert the levels from `threshold` on: ImageOps.solarize."""
     levels = _levels(pixels)
@@ -111,6 +120,7 @@ def solarize_table(pixels: Tensor, threshold: Tensor) -> Tensor:
     return _table(levels ^ inverted.int().mul_(255), pixels)
 
 
+@kernel
 def solarize_add_table(pixels: Tensor, add: Tensor) -> Tensor:
     """Add `add` to the levels below 128: timm's solarize_add."""
     levels = _levels(pixels)
@@ -118,12 +128,14 @@ def solarize_add_table(pixels: Tensor, add: Tensor) -> Tensor:
     return _table(raised.add_(levels).clamp_(max=255), pixels)
 
 
+@kernel
 def brightness_table(pixels: Tensor, factor: Tensor) -> Tensor:
     """Blend with black: ImageEnhance.Brightness."""
     levels = _levels(pixels, torch.float32)
     return _table(to_bytes(levels * per_sample(factor, levels, torch.float32)), pixels)
 
 
+@kernel
 def contrast_table(pixels: Tensor, factor: Tensor) -> Tensor:
     """Blend with the image's mean luma: ImageEnhance.Contrast."""
     luminance = luma(pixels).flatten(2)

@@ -16,6 +16,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from mixstill.views.kernels import kernel
 from mixstill.views.tone import per_sample, to_bytes
 
 Fill = tuple[int, int, int]
@@ -32,25 +33,28 @@ _X, _Y = 3, 2  # axes of pixels
 
 def slide_x(pixels: Tensor, factor: Tensor, offset: Tensor, *, bicubic: Tensor, fill: Fill) -> Tensor:
     """Shears and translations in one: row y takes from `factor` * (y + 1/2) + `offset` pixels to the right."""
-    shift = _sheared(pixels, factor, _Y) + per_sample(offset, pixels, torch.float64)
-    return _slide(pixels, shift, _X, bicubic, fill)
+    return _slide(pixels, factor, offset, _X, bicubic, _colour(fill, pixels.device))
 
 
 def slide_y(pixels: Tensor, factor: Tensor, offset: Tensor, *, bicubic: Tensor, fill: Fill) -> Tensor:
     """Shears and translations in one: column x takes from `factor` * (x + 1/2) + `offset` pixels below."""
-    shift = _sheared(pixels, factor, _X) + per_sample(offset, pixels, torch.float64)
-    return _slide(pixels, shift, _Y, bicubic, fill)
+    return _slide(pixels, factor, offset, _Y, bicubic, _colour(fill, pixels.device))
 
 
 def rotate(pixels: Tensor, degrees: Tensor, *, bicubic: Tensor, fill: Fill) -> Tensor:
     """Turn counter-clockwise about the centre: uint8 [B, 3, H, W] -> the same."""
+    return _rotate(pixels, degrees, bicubic, _colour(fill, pixels.device))
+
+
+@kernel
+def _rotate(pixels: Tensor, degrees: Tensor, bicubic: Tensor, colour: Tensor) -> Tensor:
     angle = -torch.deg2rad(per_sample(degrees, pixels, torch.float64))
     cos, sin = angle.cos(), angle.sin()
     middle_y, middle_x = ((pixels.shape[axis] - 1) / 2 for axis in (_Y, _X))
     y, x = _count(pixels, _Y) - middle_y, _count(pixels, _X) - middle_x
     by_column = _fixed(torch.stack([cos * x + middle_x, middle_y - sin * x]))
     by_row = _fixed(torch.stack([sin * y, cos * y]))
-    return _sample(pixels, by_column + by_row, per_sample(bicubic, pixels, torch.float32), fill)
+    return _sample(pixels, by_column + by_row, per_sample(bicubic, pixels, torch.float32), colour)
 
 
 def _count(pixels: Tensor, axis: int, dtype: torch.dtype = torch.float64, before: int = 0, after: int = 0) -> Tensor:
@@ -76,12 +80,14 @@ def _taps(fraction: Tensor, bicubic: Tensor) -> tuple[Tensor, Tensor, Tensor, Te
     return before, e - before, d - beyond, beyond
 
 
-def _slide(pixels: Tensor, shift: Tensor, axis: int, bicubic: Tensor, fill: Fill) -> Tensor:
+@kernel
+def _slide(pixels: Tensor, factor: Tensor, offset: Tensor, axis: int, bicubic: Tensor, colour: Tensor) -> Tensor:
     """Every line of pixels along `axis` takes from `shift` pixels further on: uint8 [B, 3, H, W] -> the same.
 
     `shift` float64 [B, 1, H or 1, W or 1] has a value for each line, or one for all.
     """
     size, width = pixels.shape[axis], pixels.shape[_X]
+    shift = _sheared(pixels, factor, _X + _Y - axis) + per_sample(offset, pixels, torch.float64)
     shift = shift.clamp(-size - 1, size + 1)
     first = shift.floor()  # where a line's pixel 0 looks, and the fraction beyond it
     weights = _taps((shift - first).float(), per_sample(bicubic, pixels, torch.float32))
@@ -98,10 +104,10 @@ def _slide(pixels: Tensor, shift: Tensor, axis: int, bicubic: Tensor, fill: Fill
 
     # Inside from half a pixel before the first centre on, for just `size` pixels.
     inner = (shift + 0.5).floor_().to(torch.int32) + count.narrow(axis, 1, size)
-    return _fill_outside(to_bytes(levels), _outside(inner, size), fill)
+    return _fill_outside(to_bytes(levels), _outside(inner, size), colour)
 
 
-def _sample(pixels: Tensor, places: Tensor, bicubic: Tensor, fill: Fill) -> Tensor:
+def _sample(pixels: Tensor, places: Tensor, bicubic: Tensor, colour: Tensor) -> Tensor:
     """The source at places in fixed point: uint8 [B, 3, H, W], int32 [2 (x, y), B, 1, H, W] -> uint8 [B, 3, H, W]."""
     height, width = pixels.shape[-2:]
     weights = _taps((places & (_UNIT - 1)).float().div_(_UNIT), bicubic)
@@ -124,7 +130,7 @@ def _sample(pixels: Tensor, places: Tensor, bicubic: Tensor, fill: Fill) -> Tens
         for column, weight_x in enumerate(weights_x):
             tap = source[..., row * pitch + column :].gather(2, index)
             levels.addcmul_(tap.float(), weight_y * weight_x)
-    return _fill_outside(to_bytes(levels).view(pixels.shape), outside, fill)
+    return _fill_outside(to_bytes(levels).view(pixels.shape), outside, colour)
 
 
 def _fixed(places: Tensor) -> Tensor:
@@ -136,9 +142,8 @@ def _outside(places: Tensor, size: int) -> Tensor:
     return (places | (size - 1 - places)) >> 31
 
 
-def _fill_outside(levels: Tensor, outside: Tensor, fill: Fill) -> Tensor:
+def _fill_outside(levels: Tensor, outside: Tensor, colour: Tensor) -> Tensor:
     """The colour where `outside` [B, 1, H or 1, W or 1] has all bits set: uint8 [B, 3, H, W] -> the same."""
-    colour = _colour(fill, levels.device)
     return ((levels ^ colour).bitwise_and_(outside.to(torch.uint8))).bitwise_xor_(levels)
 
 

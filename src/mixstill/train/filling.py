@@ -1,0 +1,67 @@
+"""Filling the caches of a run ahead: each batch is put to the teachers, and no student is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+
+import torch
+
+from mixstill.errors import InterruptedRun, UserError
+from mixstill.train.build import Job
+from mixstill.train.progress import Display
+from mixstill.train.signals import StopSignal
+
+
+def fill(job: Job, display: Display) -> int:
+    """Store the answers to all steps of the run that its caches lack, and tell how many steps those were.
+
+    A record that is damaged is made anew.
+
+    Raises:
+        UserError: a cache that holds other answers, or that cannot be written to.
+        RunError: an answer that is not finite.
+        InterruptedRun: SIGINT or SIGTERM, after what was asked for was stored.
+    """
+    answers, batches, processes = job.stepper.answers, job.batches, job.stepper.processes
+    answers.begin(0, batches.last, display.say)
+    lacking = _lacking(job)
+    for cache in answers.caches if lacking else ():
+        if not cache.writable:
+            raise UserError(f"distill.cache: {str(cache.folder)!r} cannot be written to")
+    done = 0
+    with StopSignal(patient=processes.count > 1) as stop, display.running(0, len(lacking)):
+        for first, end in _stretches(lacking):
+            for step, parts in enumerate(batches.run(first, end), first):
+                before = answers.asked
+                for number, part in enumerate(parts):
+                    with torch.autocast(part.images.device.type, torch.bfloat16, enabled=job.config.train.amp):
+                        answers(part, *divmod(step, batches.per_epoch), number)
+                done += 1
+                display.advance((answers.asked - before) * batches.size)
+                if done % job.config.train.log_interval == 0 or done == len(lacking):
+                    display.status(done, len(lacking), f"{display.rate():.0f} answers/s")
+                stopped = processes.largest(stop.number or 0)
+                if stopped:
+                    answers.flush()
+                    processes.wait()
+                    raise InterruptedRun(stopped, f"stopped after {done} of {len(lacking)} steps")
+    answers.flush()
+    processes.wait()
+    return done
+
+
+def _lacking(job: Job) -> list[int]:
+    """The steps of which a cache has no whole record, ascending; the same in every process."""
+    batches, caches = job.batches, job.stepper.answers.caches
+    missing = torch.zeros(batches.last, dtype=torch.int64)
+    for step in range(batches.last):
+        missing[step] = any(cache.load(*divmod(step, batches.per_epoch)) is None for cache in caches)
+    return torch.nonzero(job.stepper.processes.sum(missing)).squeeze(1).tolist()
+
+
+def _stretches(steps: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Ascending steps as ranges: the first of each, and the one after its last."""
+    breaks = [n for n, (one, other) in enumerate(pairwise(steps), 1) if other > one + 1]
+    for first, end in pairwise([0, *breaks, len(steps)] if steps else ()):
+        yield steps[first], steps[end - 1] + 1

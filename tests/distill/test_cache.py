@@ -1,0 +1,216 @@
+"""One teacher's records on disk: what is there, what is damaged, whose answers they are, and who else writes them."""
+
+import json
+import os
+import signal
+import threading
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import timm
+import torch
+
+from mixstill.distill.cache import Cache, record_bytes, weights_digest
+from mixstill.distill.form import Form
+from mixstill.errors import RunError, UserError
+
+ROWS, STEPS, FORM = 4, 3, Form(6)
+KEY = {"format": 1, "teacher": {"weights": "ab"}, "views": {"mixup": 0.8, "scale": (0.1, 1.0)}}
+
+
+@pytest.fixture
+def cache(tmp_path):
+    return Cache(tmp_path / "cache", "small", KEY, ROWS, STEPS, FORM)
+
+
+def answers(seed: int) -> np.ndarray:
+    drawn = torch.randn(ROWS, FORM.classes, generator=torch.Generator().manual_seed(seed))
+    return FORM.encode(drawn).numpy()
+
+
+def test_what_is_stored_is_there_and_nothing_else(cache, tmp_path) -> None:
+    assert not cache.folder.exists()
+    cache.store(2, 1, answers(0))
+    assert np.array_equal(cache.load(2, 1), answers(0))
+    assert cache.load(2, 0) is None
+    assert cache.load(0, 1) is None
+    assert cache.there(2).tolist() == [False, True, False]
+    assert cache.there(0).tolist() == [False] * 3
+    assert sorted(file.name for file in (tmp_path / "cache" / "small").iterdir()) == ["cache.json", "epoch-0003.bin"]
+    assert (cache.folder / "epoch-0003.bin").stat().st_size == STEPS * record_bytes(ROWS, 6)
+
+
+def test_a_record_is_its_checksum_and_the_answers() -> None:
+    assert record_bytes(128, 100) == 4 + 128 * 100 * 2
+    assert record_bytes(1024, 1000, 10) == 4 + 1024 * 10 * 4
+    assert record_bytes(1024, 40000, 10) == 4 + 1024 * 10 * 6
+
+
+def test_another_run_finds_it_and_may_write_over_it(cache) -> None:
+    cache.store(0, 0, answers(0))
+    again = replace(cache)
+    again.store(0, 0, answers(1))
+    assert np.array_equal(cache.load(0, 0), answers(1))
+
+
+@pytest.mark.parametrize("place", [0, 3, 4, 30, record_bytes(ROWS, 6) - 1])
+def test_a_damaged_record_is_not_there(cache, place) -> None:
+    for index in range(STEPS):
+        cache.store(0, index, answers(index))
+    file = cache.folder / "epoch-0001.bin"
+    content = bytearray(file.read_bytes())
+    content[cache.record + place] ^= 16
+    file.write_bytes(content)
+    assert cache.load(0, 1) is None
+    assert [cache.load(0, index) is not None for index in (0, 2)] == [True, True]
+    assert cache.there(0).all()
+
+
+def test_records_in_the_wrong_place_are_not_there(cache) -> None:
+    for index in range(STEPS):
+        cache.store(0, index, answers(index))
+    file = cache.folder / "epoch-0001.bin"
+    (cache.folder / "epoch-0002.bin").write_bytes(file.read_bytes())
+    assert [cache.load(1, index) for index in range(STEPS)] == [None] * 3
+    content = file.read_bytes()
+    file.write_bytes(content[cache.record :] + content[: cache.record])
+    assert [cache.load(0, index) for index in range(STEPS)] == [None] * 3
+
+
+@pytest.mark.parametrize("size", [0, 10, 1000])
+def test_a_file_of_another_size_is_not_there_until_it_is_written_to(cache, size) -> None:
+    for index in range(STEPS):
+        cache.store(0, index, answers(index))
+    os.truncate(cache.folder / "epoch-0001.bin", size)
+    assert not cache.there(0).any()
+    assert cache.load(0, 0) is None
+    cache.store(0, 2, answers(2))
+    assert np.array_equal(cache.load(0, 2), answers(2))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_answers_that_are_not_finite_are_not_stored(cache, value) -> None:
+    broken = answers(0)
+    broken.view(np.float16)[1, 2] = value
+    with pytest.raises(RunError, match=r"small: its answers to step 6 are not all finite"):
+        cache.store(1, 2, broken)
+    assert not cache.folder.exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"views": {"mixup": 0.0, "scale": (0.1, 1.0)}}, "to other views: views.mixup is 0.8 there, 0.0 here"),
+        ({"teacher": {"weights": "cd"}}, "when it was another: teacher.weights is 'ab' there, 'cd' here"),
+        ({"format": 2}, "in another format: format is 1 there, 2 here"),
+        ({"data": {"images": 3}}, "to other samples: data.images is None there, 3 here"),
+        ({"teacher": {}}, "when it was another: teacher.weights is 'ab' there, None here"),
+    ],
+)
+def test_answers_to_something_else_are_refused_in_words(cache, change, words) -> None:
+    cache.store(0, 0, answers(0))
+    with pytest.raises(UserError) as caught:
+        replace(cache, key=KEY | change)
+    root = str(cache.root)
+    assert str(caught.value) == f"distill.cache: {root!r} holds the answers of small {words}; give another folder"
+    replace(cache)
+
+
+def test_another_teachers_answers_lie_beside_it(cache) -> None:
+    cache.store(0, 0, answers(0))
+    other = replace(cache, name="runs/a b/weights", key=KEY | {"format": 3})
+    assert other.load(0, 0) is None
+    other.store(0, 0, answers(1))
+    assert np.array_equal(cache.load(0, 0), answers(0))
+    assert other.folder.parent == cache.folder.parent
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", '"x"', "null"])
+def test_a_damaged_description_is_told(cache, content) -> None:
+    cache.store(0, 0, answers(0))
+    (cache.folder / "cache.json").write_text(content)
+    with pytest.raises(UserError, match=r"distill.cache: .*cache.json cannot be read: "):
+        replace(cache)
+
+
+def test_a_folder_that_two_runs_claim_is_the_first_ones(cache) -> None:
+    other = replace(cache, key=KEY | {"format": 2})  # neither had written when the other looked
+    cache.store(0, 0, answers(0))
+    with pytest.raises(UserError, match="format is 1 there, 2 here"):
+        other._claim()
+    assert json.loads((cache.folder / "cache.json").read_text())["format"] == 1
+    assert sorted(file.name for file in cache.folder.iterdir()) == ["cache.json", "epoch-0001.bin"]
+
+
+def test_where_nothing_can_be_written_is_refused_unless_it_is_there_already(cache, tmp_path, monkeypatch) -> None:
+    cache.store(0, 0, answers(0))
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    assert not replace(cache).writable
+    with pytest.raises(UserError, match=r"distill.cache: '.*cache' cannot be written to, and holds nothing of large"):
+        replace(cache, name="large")
+    monkeypatch.undo()
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot be written to"):
+        replace(cache, root=tmp_path / "file")
+
+
+def test_a_full_disk_is_told_with_the_file(cache, monkeypatch) -> None:
+    monkeypatch.setattr(os, "pwrite", lambda file, content, place: len(content) - 1)
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        cache.store(0, 0, answers(0))
+    assert caught.value.filename == str(cache.folder / "epoch-0001.bin")
+
+
+def test_a_reader_sees_whole_records_only_while_others_write_them(cache) -> None:
+    known = [answers(seed) for seed in range(2)]
+    end = threading.Event()
+
+    def write(seed: int) -> None:
+        while not end.is_set():
+            cache.store(0, 1, known[seed])
+
+    writers = [threading.Thread(target=write, args=(seed,)) for seed in range(2)]
+    for writer in writers:
+        writer.start()
+    found: list[np.ndarray] = []
+    while len(found) < 300:
+        record = cache.load(0, 1)
+        found += [] if record is None else [record.copy()]
+    end.set()
+    for writer in writers:
+        writer.join()
+    assert all(any(np.array_equal(record, one) for one in known) for record in found)
+    assert sorted(file.name for file in cache.folder.iterdir()) == ["cache.json", "epoch-0001.bin"]
+
+
+def test_a_process_that_is_killed_leaves_whole_records(cache) -> None:
+    child = os.fork()
+    if child == 0:
+        for number in range(10**9):
+            cache.store(number % 2, number // 2 % STEPS, answers(number % 6))
+    while not cache.there(1).all():
+        time.sleep(0.001)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    whole = [cache.load(epoch, index) is not None for epoch in (0, 1) for index in range(STEPS)]
+    assert sum(whole) >= 5
+    cache.store(0, 0, answers(0))
+    assert cache.load(0, 0) is not None
+
+
+def test_the_digest_is_of_names_values_shapes_and_types() -> None:
+    def model() -> torch.nn.Module:
+        torch.manual_seed(0)
+        return timm.create_model("cifar_resnet8", num_classes=10, width=4)
+
+    known = weights_digest(model())
+    assert weights_digest(model().to(memory_format=torch.channels_last)) == known
+    assert weights_digest(model().double()) != known
+    changed = model()
+    changed.layer1[0].bn1.running_mean[0] += 1e-6
+    assert weights_digest(changed) != known
+    renamed = torch.nn.Module()
+    renamed.model = model()
+    assert weights_digest(renamed) != known
