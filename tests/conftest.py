@@ -42,6 +42,7 @@ TINY = {
     "train.batch_size": 10,
     "train.device": "cpu",
     "train.log_interval": 1,
+    "train.compile": "never",
 }
 
 

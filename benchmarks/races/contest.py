@@ -58,6 +58,7 @@ class Worker:
         self._send(signal.SIGCONT)
         report = self._hear()
         self._send(signal.SIGSTOP)
+        print(f"{self.name}: {report['steps']} steps in {report['seconds']:.2f} s", file=sys.stderr, flush=True)
         return report
 
     def whole(self) -> dict[str, Any]:

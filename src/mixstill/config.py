@@ -242,6 +242,9 @@ class OptimConfig:
         _require(self.clip_grad is None or self.clip_grad > 0, "optim.clip_grad", self.clip_grad, "positive")
 
 
+CompileMode = Literal["auto", "never", "always", "graphs"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """The loop."""
@@ -257,7 +260,7 @@ class TrainConfig:
     ema_warmup: bool = option(False, "let that decay grow from 0, as timm does")
     amp: bool = option(False, "bfloat16 autocast")
     grad_checkpointing: bool = option(False, "compute activations again in the backward pass instead of keeping them")
-    compile: Literal["auto", "never", "always", "graphs"] = option(
+    compile: CompileMode = option(
         "auto", "torch.compile of student and teachers; graphs: with CUDA graphs; auto: where the run is long enough"
     )
     sync_bn: bool = option(False, "batch norm over all processes")

@@ -182,13 +182,17 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> RawConfig:
 
 
 def differences(old: Config, new: Config) -> list[str]:
-    """`field: old -> new` for each leaf that differs and that a resumed run may not change."""
+    """`field: old -> new` for each leaf that differs and that a resumed run may not change.
+
+    A run that began with or without compilation goes on so where `new` leaves it open (`auto`).
+    """
     before, after = to_dict(old), to_dict(new)
     lines = []
     for dotted in fields():
         section, name = dotted.split(".")
         was, now = before[section][name], after[section][name]
-        if was != now and dotted not in FREE_ON_RESUME:
+        left_open = dotted == "train.compile" and now == "auto"
+        if was != now and dotted not in FREE_ON_RESUME and not left_open:
             lines.append(f"{dotted}: {was!r} -> {now!r}")
     return lines
 

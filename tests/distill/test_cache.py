@@ -5,6 +5,7 @@ import os
 import signal
 import threading
 import time
+import zlib
 from dataclasses import replace
 
 import numpy as np
@@ -66,6 +67,13 @@ def test_a_damaged_record_is_not_there(cache, place) -> None:
     assert cache.load(0, 1) is None
     assert [cache.load(0, index) is not None for index in (0, 2)] == [True, True]
     assert cache.there(0).all()
+
+
+def test_answers_whose_checksum_is_0_are_there_too(cache, monkeypatch) -> None:
+    monkeypatch.setattr(zlib, "crc32", lambda *_: 0)
+    cache.store(0, 1, answers(0))
+    assert cache.there(0).tolist() == [False, True, False]
+    assert cache.load(0, 1) is not None
 
 
 def test_records_in_the_wrong_place_are_not_there(cache) -> None:

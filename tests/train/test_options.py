@@ -376,6 +376,7 @@ SPECIAL = {
     "data.max_corrupt": test_a_folder_is_streamed_and_its_corrupt_images_are_counted,
     "data.workers": test_a_folder_is_streamed_and_its_corrupt_images_are_counted,
     "data.crop_pct": test_a_folder_is_streamed_and_its_corrupt_images_are_counted,
+    "train.compile": "train/test_compiling.py::test_compiled_code_takes_the_same_steps_and_goes_on_to_the_bit",
     "distill.cache": "train/test_answers.py::test_a_replayed_run_has_the_curve_of_the_live_one_"
     "and_is_the_filling_one_to_the_bit",
     "distill.cache_top_k": "train/test_answers.py::test_top_k_stays_close_to_the_live_run_and_is_replayed_to_the_bit",

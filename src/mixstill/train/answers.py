@@ -95,7 +95,7 @@ class Answers:
         for end in self._batches.processes.union(ends) if self.caches else ():  # others may write at this moment
             step, t = map(int, end.split())
             checked.setdefault(step, []).append(t)
-        for step, which in checked.items():
+        for step, which in sorted(checked.items()):
             self._check(step, which)
 
     def there(self, teacher: int, first: int, last: int) -> list[int]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import math
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
-from mixstill.config import Config
+from mixstill.config import CompileMode, Config
 from mixstill.distill.classifier import EMA_FILE, WEIGHTS_FILE, save_student
 from mixstill.distill.sizes import count_parameters
 from mixstill.errors import RunError, UserError, one_line
@@ -84,12 +84,19 @@ def train(
         InterruptedRun: SIGINT or SIGTERM, after a checkpoint.
     """
     check_output(config, path, resume)
+    if resume and config.train.compile == "auto":
+        config = _compiled(config, saved_config(path).train.compile)
     before = saved_summary(path) if resume else None
     if before is not None and before["complete"]:
         return before
     with threads(config.train.threads), joined() as processes:
         display = Display(path.name, quiet=quiet or not processes.main)
         return _train(config, path, display, resume, processes, tracker)
+
+
+def _compiled(config: Config, how: CompileMode) -> Config:
+    """`config` with another `train.compile`."""
+    return replace(config, train=replace(config.train, compile=how))
 
 
 def _train(
@@ -99,6 +106,7 @@ def _train(
     checkpoint = path / CHECKPOINT
     resume = resume and checkpoint.exists()
     job = build(config, processes, resumed=resume)
+    config = _compiled(config, job.stepper.compiler.mode)
     state, batches = job.state, job.batches
 
     # begin, or resume
