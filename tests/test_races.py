@@ -201,4 +201,5 @@ def test_other_peoples_programs_race(tmp_path, program, name):
     for duel in found["duels"].values():
         assert duel["losses"] is None or duel["losses"]["agree"]
         assert duel["contenders"][program]["shims"]
+        assert duel["contenders"][program]["words"]
         assert duel["differences"]

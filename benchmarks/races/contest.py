@@ -131,7 +131,9 @@ def whole_runs(tasks: Mapping[str, Task], rounds: int) -> dict[str, dict[str, An
         for name, task in tasks.items():
             worker = Worker(name, task)
             try:
-                found[name]["turns"].append(worker.whole() | {"steps": 1})
+                report = worker.whole() | {"steps": 1}
             finally:
                 worker.end()
+            found[name]["about"] = report["about"]
+            found[name]["turns"].append(report)
     return found

@@ -53,7 +53,7 @@ class Session:
 
         `about` is told to the harness first. Raises `Finished` when no more are asked for.
         """
-        self.say({"ready": about | {"shims": self.shims}})
+        self.say({"ready": about | self.surroundings()})
         for line in sys.stdin:
             order = json.loads(line)
             self.losses.clear()
@@ -68,6 +68,12 @@ class Session:
                 report["profile"] = operators(watched)
             self.say(report)
         raise Finished
+
+    def surroundings(self) -> dict[str, Any]:
+        """The words of a driven program's command line, and its shims."""
+        driven = self.task.program.startswith("their_")
+        words = [word.replace(self.task.folder, "FOLDER") for word in sys.argv[1:]] if driven else []
+        return {"words": words, "shims": self.shims}
 
     def recorded(self) -> list[float]:
         """The losses since the turn began; read only now, so that no step waits for its own."""
@@ -126,4 +132,4 @@ def serve(run: Callable[[Task, Session], None]) -> None:
         if ended.code:
             raise
     if task.race == "epoch":
-        session.say({"losses": session.recorded(), "about": {"shims": session.shims}})
+        session.say({"losses": session.recorded(), "about": session.surroundings()})
