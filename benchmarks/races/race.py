@@ -31,6 +31,8 @@ from material import prepare
 from task import PRECISIONS, RACES, Task
 from verdict import contender, losses_agree, ratios
 
+from mixstill.train.device import computes_bfloat16
+
 sys.path.append(str(Path(__file__).parents[1]))
 
 from provenance import provenance
@@ -85,7 +87,7 @@ def run(race: str, precision: str, options: argparse.Namespace) -> dict[str, Any
     steps *= LONGER.get(race, 1)
     taken = WARM_UP[options.toy] + rounds * steps + 1 + AHEAD  # so that no loader begins another epoch
     images = min(MOST, batch_size * taken) if race != "epoch" else options.images or 16 * batch_size
-    device, bf16 = torch.device(options.device), has_bf16(options.device)
+    device, bf16 = torch.device(options.device), computes_bfloat16(torch.device(options.device))
     result = provenance(device, options.data_dir, options.output, *checkouts(options).values(), *options.teachers) | {
         "race": race,
         "precision": precision,
@@ -178,17 +180,6 @@ def state(checkout: Path) -> dict[str, str | None]:
     words = ["git", "-C", str(checkout), "rev-parse", "HEAD"]
     commit = subprocess.run(words, capture_output=True, text=True, check=False).stdout.strip()
     return {"commit": commit if (checkout / ".git").exists() else None, "digest": digest}
-
-
-def has_bf16(device: str) -> bool:
-    """Whether bfloat16 is computed by the hardware, and not emulated."""
-    if device == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    try:
-        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8").split()
-    except OSError:
-        return False
-    return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
 if __name__ == "__main__":

@@ -157,6 +157,7 @@ def test_a_run_goes_on_as_it_began(tiny, tmp_path, monkeypatch) -> None:
     left_open = {"train.compile": "auto"}
     train(tiny(left_open | {"train.max_steps": 2}), tmp_path / "run", quiet=True)
     assert saved_config(tmp_path / "run").train.compile == "never"
+    monkeypatch.setattr(compiling, "pays", lambda *_: True)
     monkeypatch.setattr(compiling, "WORTH", 0.0)  # now a run that begins would be compiled
     summary = train(tiny(left_open | {"train.max_steps": 4}), tmp_path / "run", resume=True, quiet=True)
     assert summary["config"]["train"]["compile"] == "never"
@@ -217,19 +218,29 @@ def test_the_estimate_is_that_of_the_formula() -> None:
 
 
 def test_auto_compiles_what_is_long_where_there_is_a_compiler(tiny, build, monkeypatch) -> None:
-    def mode(options, there=True) -> str:
+    def mode(options, there=True, pays=True) -> str:
         monkeypatch.setattr(compiling, "has_compiler", lambda _: there)
+        monkeypatch.setattr(compiling, "pays", lambda device, amp: pays)
         config = tiny({"train.compile": "auto"} | options)
         return choose(config, CPU, build(options).batches).mode
 
     assert mode({}) == "never"
     assert mode({"train.epochs": 10**4}) == "always"
     assert mode({"train.epochs": 10**4}, there=False) == "never"
+    assert mode({"train.epochs": 10**4}, pays=False) == "never"
+    assert mode({"train.compile": "always"}, pays=False) == "always"
     assert mode({"train.epochs": 10**4, "train.max_steps": 5}) == "never"
     assert mode({"train.epochs": 10**4, "train.compile": "never"}) == "never"
     assert mode({"train.compile": "always"}, there=False) == "always"
     monkeypatch.setattr(compiling, "WORTH", 0.0)
     assert mode({}) == "always"
+
+
+@pytest.mark.parametrize(("there", "amp"), [(True, True), (True, False), (False, True), (False, False)])
+def test_a_cpu_gains_from_compilation_in_bfloat16_alone(there, amp, monkeypatch) -> None:
+    monkeypatch.setattr(compiling, "computes_bfloat16", lambda _: there)
+    assert compiling.pays(CPU, amp) == (there and amp)
+    assert compiling.pays(CUDA, amp)
 
 
 def test_cuda_graphs_are_refused_where_they_cannot_be(tiny, build) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mixstill.errors import UserError
-from mixstill.train.device import machine, pick_device, threads
+from mixstill.train.device import computes_bfloat16, machine, pick_device, threads
 
 
 def test_a_device_is_picked_by_its_name() -> None:
@@ -41,3 +41,17 @@ def test_threads_are_put_back() -> None:
     assert torch.get_num_threads() == before
     with threads(None):
         assert torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize(("flags", "there"), [("fma amx_bf16", True), ("avx512_bf16", True), ("avx2 avx512f", False)])
+def test_whether_the_processor_computes_in_bfloat16(flags, there, monkeypatch) -> None:
+    monkeypatch.setattr("pathlib.Path.read_text", lambda *_, **__: f"flags : {flags}\n")
+    assert computes_bfloat16(torch.device("cpu")) == there
+
+
+def test_a_system_that_does_not_tell_its_flags_has_no_bfloat16(monkeypatch) -> None:
+    def fail(*_, **__):
+        raise FileNotFoundError
+
+    monkeypatch.setattr("pathlib.Path.read_text", fail)
+    assert not computes_bfloat16(torch.device("cpu"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any, cast
+from typing import Any
 
 import timm
 import torch
@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from mixstill.distill.placement import Placement
 from mixstill.distill.registry import PLACES, PREFIX
 from mixstill.distill.student import Student
-from mixstill.distill.tokens import TokenKind, TokenModule
+from mixstill.distill.tokens import TokenKind
 from mixstill.errors import UserError, one_line, unknown
 from mixstill.models.create import create_backbone, pixels
 
@@ -113,9 +113,8 @@ def count_macs(student: Student, name: str, side: int) -> tuple[int, int]:
         raise UserError(f"model: {name!r} cannot read images of {side} pixels: {one_line(error, 160)}") from error
     flops = counter.get_flop_counts()  # two for each multiply-add; by the module's path and the operation
     of_modules = sum(sum(flops[f"Student.token_modules.{m}"].values()) for m in student.token_modules)
-    plain = (counter.get_total_flops() - of_modules) // 2
-    elementwise = sum(cast(TokenModule, module).elementwise_macs for module in student.token_modules.values())
-    return plain + of_modules // 2 + elementwise, plain
+    total = counter.get_total_flops()
+    return total // 2, (total - of_modules) // 2
 
 
 _LEFT_OUT = {

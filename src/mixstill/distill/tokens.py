@@ -35,7 +35,6 @@ class SpatialStep(nn.Module):
         super().__init__()
         self.norm = nn.LayerNorm(channels, eps=NORM_EPS)
         self.mlp = _mlp_to_one(patches + 1, hidden)
-        self.elementwise_macs = 2 * channels * hidden
 
     def forward(self, features: Tensor, token: Tensor) -> Tensor:
         """Z [B,N,C], T_S [B,C] -> T_S [B,C]."""
@@ -49,7 +48,6 @@ class ChannelStep(nn.Module):
         super().__init__()
         self.norm = nn.LayerNorm(channels + 1, eps=NORM_EPS)
         self.mlp = _mlp_to_one(channels + 1, hidden)
-        self.elementwise_macs = 2 * patches * hidden
 
     def forward(self, features: Tensor, token: Tensor) -> Tensor:
         """Z [B,N,C], T_C [B,N] -> T_C [B,N]."""
@@ -61,11 +59,14 @@ def _mlp_to_one(width: int, hidden: int) -> nn.Sequential:
 
 
 def _mix_to_one(mlp: nn.Sequential, rows: Tensor, last: Tensor) -> Tensor:
-    """`mlp` on rows of [rows, last], which are never joined: [..., W] and [...] -> [...].
+    """`mlp` on rows of [rows, last]: [..., W] and [...] -> [...].
 
-    The matrix product keeps the even width W, which matrix units want, and reads the features as they lie; what `last`
-    adds, and the product with the single output row, are elementwise, so that a compiler fuses them with the GELU.
+    Compiled, they are never joined: the matrix product keeps the even width W, which matrix units want, and what `last`
+    adds and the product with the single output row are elementwise, so that they fuse with the GELU. Uncompiled, the
+    passes over the hidden layer that this takes would cost more than joining.
     """
+    if not torch.compiler.is_compiling():
+        return cast(Tensor, mlp(torch.cat([rows, last.unsqueeze(-1)], dim=-1)).squeeze(-1))
     inner, activation, outer = (cast(Any, layer) for layer in mlp)
     hidden = F.linear(rows, inner.weight[:, :-1], inner.bias)
     hidden = hidden + (last.unsqueeze(-1) * inner.weight[:, -1]).to(hidden.dtype)
@@ -153,12 +154,6 @@ class TokenModule(nn.Module):
             width = channels
         self.width = width
         self.head = _head(width, num_classes)
-
-    @property
-    def elementwise_macs(self) -> int:
-        """Multiply-adds of one image that are no matrix product: tokens times their weights, and output rows."""
-        paths = [path for path in (self.spatial, self.channel) if path is not None]
-        return sum(cast(Any, step).elementwise_macs for path in paths for step in path.steps)
 
     def reset_head(self, num_classes: int) -> None:
         """A new head for `num_classes`, where it is (0: none, and the tokens come out)."""

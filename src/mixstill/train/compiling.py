@@ -21,6 +21,7 @@ from mixstill.distill.classifier import sketch_student
 from mixstill.distill.sizes import count_macs
 from mixstill.errors import UserError, one_line
 from mixstill.train.batch import Batches
+from mixstill.train.device import computes_bfloat16
 
 Mode = Literal["never", "always", "graphs"]
 
@@ -34,6 +35,15 @@ _STEP = {"cpu": 0.05, "cuda": 0.02}
 def estimate(device: torch.device, macs: int, steps: int) -> float:
     """A rough guess of seconds: forward and backward take three times the multiply-adds `macs` of a step's forward."""
     return steps * (_STEP[device.type] + 6 * macs / _RATE[device.type])
+
+
+def pays(device: torch.device, amp: bool) -> bool:
+    """Whether compiled steps are quicker: on a GPU; on a CPU in bfloat16.
+
+    In float32 four fifths of a CPU's step are matrix products, which stay as they are, and the compiled GELU is slower
+    than PyTorch's own (docs/performance.md).
+    """
+    return device.type == "cuda" or (amp and computes_bfloat16(device))
 
 
 def has_compiler(device: torch.device) -> bool:
@@ -117,6 +127,8 @@ def choose(config: Config, device: torch.device, batches: Batches) -> Compiler:
         raise UserError("train.compile: 'graphs' is not valid with several passes or processes; choose 'always'")
     if wanted != "auto":
         return Compiler(wanted, forced=True)
+    if not pays(device, config.train.amp):
+        return Compiler()
     macs, _ = count_macs(sketch_student(config), config.model.name, batches.input_size)
     long = estimate(device, macs * batches.size // batches.processes.count, batches.last) >= WORTH
     return Compiler("always" if long and has_compiler(device) else "never")

@@ -7,6 +7,7 @@ import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -35,6 +36,17 @@ def pick_device(name: str) -> torch.device:
             f"train.device: {name!r} is not there; this machine has {torch.cuda.device_count()} CUDA devices"
         )
     return device
+
+
+def computes_bfloat16(device: torch.device) -> bool:
+    """Whether the hardware itself computes in bfloat16: nearly all GPUs do, few CPUs."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8").split()
+    except OSError:
+        return False
+    return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
 @contextmanager
