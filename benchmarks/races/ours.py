@@ -53,8 +53,9 @@ def run(task: Task, session: Session) -> None:
                 list(parts)
         elif task.race == "teacher":
             for _ in range(steps):
+                job.stepper.compiler.begin_step()
                 with torch.autocast(task.device, torch.bfloat16, enabled=task.amp):
-                    job.stepper.answers.teachers(images)
+                    job.stepper.answers.ask(images)
         elif task.race == "student":
             for _ in range(steps):
                 step(job, [fixed])

@@ -42,7 +42,7 @@ def words(task: Task) -> list[str]:
     if task.variant == "kd" and task.race != "student":
         given += ["--kd-model-name", f"local-dir:{task.path('teachers', task.teachers[1])}"]
         given += ["--kd-temperature", "3.0", "--task-loss-weight", "0.9"]
-    given += ["--torchcompile"] if task.compiled else []
+    given += ["--torchcompile"] if task.compiled and task.race != "epoch" else []  # it would not pay there
     given += ["--channels-last"] if task.precision == "best" else []
     given += ["--amp", "--amp-dtype", "bfloat16"] if task.amp else []
     return given + (["--pin-mem"] if task.device == "cuda" else [])
