@@ -24,11 +24,18 @@ contenders=()
 [ -n "${4:-}" ] && contenders+=(--std "$4")
 [ -n "${5:-}" ] && contenders+=(--timm "$5")
 [ -n "${6:-}" ] && contenders+=(--deit "$6")
-python $here/races/race.py all --device cuda --precision same best "${contenders[@]}" \
+python $here/races/race.py all --device cuda --precision eager same best "${contenders[@]}" \
     ${data:+--data-dir "$data"} --output "$out"
 
-# twelve epochs of cifar100-std with live and then with cached teachers: the projection to 300 is seconds * 25
-for cache in "" "$out/cache"; do
-    python -m mixstill train cifar100-std ${data:+--data-dir "$data"} --amp --epochs 12 --batch-size "$batch" \
-        --compile always ${cache:+--cache "$cache"} --output "$out/cifar100-std${cache:+-cached}"
+# epochs of cifar100-std with live and with cached teachers, and the projection to 300: the first run only compiles
+run() {
+    python -m mixstill train cifar100-std ${data:+--data-dir "$data"} --amp --batch-size "$batch" --compile always \
+        --epochs "$1" --output "$2" "${@:3}"
+}
+python -m mixstill cache cifar100-std ${data:+--data-dir "$data"} --amp --batch-size "$batch" --epochs 12 --cache /tmp/cache
+for cache in "" "--cache /tmp/cache"; do
+    run 1 /tmp/warm $cache && rm -r /tmp/warm
+    run 2 /tmp/short $cache && run 12 /tmp/long $cache
+    python $here/projection.py /tmp/short /tmp/long --epochs 300 --output "$out/projection${cache:+-cached}.json"
+    rm -r /tmp/short /tmp/long
 done

@@ -26,8 +26,10 @@ from mixstill.distill.classifier import Facts, build_student, save_student
 from mixstill.distill.objective import Objective
 from mixstill.distill.placement import Placement
 from mixstill.distill.teachers import Teachers
+from mixstill.train.answers import Answers
 from mixstill.train.batch import Batches
 from mixstill.train.build import Job, student_pixels
+from mixstill.train.compiling import choose
 from mixstill.train.device import pick_device
 from mixstill.train.state import State
 from mixstill.train.step import Stepper
@@ -43,13 +45,14 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=1024)
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--compile", default="always", help="auto, never, always or graphs")
     parser.add_argument("--amp", action="store_true", help="bfloat16 autocast, whatever the recipe says")
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
     device = pick_device(options.device)
     rows = {}
     for name in options.recipes:
-        rows[name] = row = measure(name, options.batch_size, options.steps, device, options.amp)
+        rows[name] = row = measure(name, options, device)
         shares = ", ".join(f"{piece} {share:.1%}" for piece, share in row["shares"].items())
         print(f"{name}: {row['images_per_second']:.0f} images/s; {shares}", flush=True)
         if options.output:
@@ -57,13 +60,14 @@ def main() -> None:
             options.output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
-def measure(recipe: str, batch_size: int, steps: int, device: torch.device, amp: bool) -> dict[str, Any]:
+def measure(recipe: str, asked: argparse.Namespace, device: torch.device) -> dict[str, Any]:
     """Images per second of full steps, and what the pieces of a step take of it; `data` are the views and mixing."""
-    config = recipes.load(recipe)
-    options = replace(config.train, batch_size=batch_size, device_batch_size=None, amp=amp or config.train.amp)
+    config, batch_size = recipes.load(recipe), asked.batch_size
+    amp = asked.amp or config.train.amp
+    options = replace(config.train, batch_size=batch_size, device_batch_size=None, amp=amp, compile=asked.compile)
     with tempfile.TemporaryDirectory() as folder:
         job = made(replace(config, train=options), Path(folder), device)
-    taken = time_steps(job, steps, seconds=float("inf"))
+    taken = time_steps(job, asked.steps, seconds=float("inf"))
     return {
         "batch_size": batch_size,
         "pixels": job.facts.input_size,
@@ -91,8 +95,13 @@ def made(config: Config, folder: Path, device: torch.device) -> Job:
     objective = Objective(
         config.distill, config.train.smoothing, teachers.module_names, teachers.module_teacher, teachers.names
     )
-    state, stepper = State.start(config, student), Stepper(config, teachers, objective)
-    batches = Batches(data, config, size)
+    state, batches = State.start(config, student), Batches(data, config, size)
+    compiler = choose(config, device, batches)
+    batches = replace(batches, compiled=compiler.mode != "never" and device.type == "cuda")
+    if config.train.amp:
+        teachers.round_weights()
+    answers = Answers(teachers, batches, compiled=compiler.of(teachers))
+    stepper = Stepper(config, teachers, objective, answers=answers, compiler=compiler)
     return Job(config, device, facts, {"train": data, "test": data}, ["test"], teachers, state, batches, stepper)
 
 

@@ -259,6 +259,13 @@ def test_each_difference_is_listed_but_those_that_a_resumed_run_may_have(name) -
     assert differences(base, new) == expected
 
 
+def test_the_cache_of_a_resumed_run_may_lie_elsewhere_but_not_come_or_go() -> None:
+    none, one, other = (from_dict({"distill": {"cache": path}}) for path in (None, "one", "other"))
+    assert differences(one, other) == []
+    assert differences(one, none) == ["distill.cache: 'one' -> None"]
+    assert differences(none, one) == ["distill.cache: None -> 'one'"]
+
+
 def test_what_a_resumed_run_may_change_bends_no_number() -> None:
     assert set(FREE_ON_RESUME) == {
         "data.data_dir",

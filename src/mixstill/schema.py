@@ -184,7 +184,8 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> RawConfig:
 def differences(old: Config, new: Config) -> list[str]:
     """`field: old -> new` for each leaf that differs and that a resumed run may not change.
 
-    A run that began with or without compilation goes on so where `new` leaves it open (`auto`).
+    A run that began with or without compilation goes on so where `new` leaves it open (`auto`). A cache may lie
+    elsewhere, but answers that are stored are rounded: a run goes on with a cache, or without, as it began.
     """
     before, after = to_dict(old), to_dict(new)
     lines = []
@@ -192,7 +193,8 @@ def differences(old: Config, new: Config) -> list[str]:
         section, name = dotted.split(".")
         was, now = before[section][name], after[section][name]
         left_open = dotted == "train.compile" and now == "auto"
-        if was != now and dotted not in FREE_ON_RESUME and not left_open:
+        moved = dotted == "distill.cache" and None not in (was, now)
+        if was != now and dotted not in FREE_ON_RESUME and not left_open and not moved:
             lines.append(f"{dotted}: {was!r} -> {now!r}")
     return lines
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from mixstill.distill.diagnosis import Accuracy
+from mixstill.schema import read_yaml
 from mixstill.train import trial
 from mixstill.train.filling import StopSignal
 
@@ -28,6 +29,25 @@ def test_what_it_stores_a_run_replays(mixstill, recipe, tmp_path) -> None:
     assert not (tmp_path / "runs").exists()
     run = mixstill("train", recipe, "--cache", "there", "--output", "run", "--json", "--quiet")
     assert json.loads(run.out)["answers"] == {"replayed": 8, "asked": 0}
+
+
+def test_a_run_goes_on_with_its_cache_from_any_folder_and_with_one_that_was_moved(
+    mixstill, refused, recipe, tmp_path, monkeypatch
+) -> None:
+    run = tmp_path / "run"
+    mixstill("train", recipe, "--cache", "there", "--output", run, "--quiet", "--max-steps", 4)
+    for saved in (read_yaml(run / "config.yaml"), json.loads((run / "summary.json").read_text())["config"]):
+        assert saved["distill"]["cache"] == str(tmp_path / "there")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    words = ("train", "--resume", "--output", run, "--json", "--quiet", "--max-steps")
+    assert json.loads(mixstill(*words, 6).out)["answers"] == {"replayed": 0, "asked": 2}
+    (tmp_path / "there").rename(tmp_path / "moved")
+    said = refused("train", "--resume", "--output", run, "--cache", "none")
+    assert said.endswith(f"distill.cache: {str(tmp_path / 'there')!r} -> None")
+    mixstill("cache", recipe, "--cache", "../moved", "--quiet")
+    assert json.loads(mixstill(*words, 8, "--cache", "../moved").out)["answers"] == {"replayed": 2, "asked": 0}
+    assert not (tmp_path / "there").exists()
 
 
 def test_json_is_one_object_and_quiet_is_quiet(mixstill, recipe, tmp_path) -> None:
@@ -87,6 +107,9 @@ def test_a_full_disk_is_one_line(mixstill, recipe, monkeypatch) -> None:
     monkeypatch.setattr(os, "pwrite", full)
     said = mixstill("cache", recipe, "--cache", "there", "--quiet")
     assert (said.code, said.out, said.err) == (1, "", "mixstill: there/small/epoch-0001.bin: No space left on device\n")
+    said = mixstill("train", recipe, "--cache", "there", "--output", "run")
+    assert said.code == 0
+    assert said.err.count("there/small/epoch-0001.bin: No space left on device; no more of them are stored\n") == 1
 
 
 @pytest.mark.parametrize(("number", "code"), [(2, 130), (15, 143)])
@@ -126,6 +149,25 @@ def test_check_tells_its_size_first(mixstill, recipe) -> None:
 
 
 @pytest.mark.usefixtures("_able")
+def test_check_warns_that_its_time_is_that_of_steps_whose_answers_are_there_or_not(mixstill, recipe) -> None:
+    words = ("check", recipe, "--cache", "there", "--steps", 1, "--json")
+    for steps, expected in ((None, 0), (2, 1), (8, 0)):
+        if steps is not None:
+            mixstill("cache", recipe, "--cache", "there", "--quiet", "--max-steps", steps)
+        warnings = json.loads(mixstill(*words).out)["warnings"]
+        text = "distill.cache: it holds 25 % of the answers; the time is that of the first steps, be they there or not"
+        assert warnings == [text] * expected
+
+
+@pytest.mark.usefixtures("_able")
+@pytest.mark.parametrize("words", [(), ("--cache", "there", "--teachers", "none")])
+def test_check_passes_over_a_top_k_that_nothing_uses_as_train_does(mixstill, recipe, words) -> None:
+    top_k = ("--distill.cache_top_k", 10)
+    assert mixstill("check", recipe, *words, *top_k, "--steps", 1).code == 0
+    assert mixstill("train", recipe, *words, *top_k, "--output", "run", "--quiet").code == 0
+
+
+@pytest.mark.usefixtures("_able")
 def test_check_refuses_a_cache_that_will_not_fit(mixstill, recipe, monkeypatch) -> None:
     monkeypatch.setattr(trial, "free_space", lambda path: 1000 if path.name == "there" else 10**9)
     said = mixstill("check", recipe, "--cache", "there", "--steps", 1)
@@ -142,3 +184,14 @@ def test_check_leaves_a_cache_alone_whose_teacher_is_not_trained_yet(mixstill, s
     said = mixstill("check", "--cache", "there", "--output", "elsewhere/student", "--steps", 1)
     assert said.code == 0
     assert "distill.cache: it is not looked into, as what it holds depends on the teachers' weights" in said.out
+    assert said.out.splitlines()[-1].strip().startswith("1.6 kB of teachers' answers in 'there', 0 B of them already; ")
+
+
+def test_check_refuses_a_cache_that_will_not_fit_before_its_teacher_is_trained(
+    mixstill, shelf, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(trial, "free_space", lambda path: 1000 if path.name == "there" else 10**9)
+    said = mixstill("check", "--cache", "there", "--output", "elsewhere/student", "--steps", 1)
+    assert said.code == 2
+    assert said.err.startswith("mixstill: distill.cache: 'there' needs 1.6 kB more, but only 1.0 kB are free there; ")

@@ -33,6 +33,9 @@ def test_a_held_split_goes_by_its_pixels_labels_order_and_classes() -> None:
     labels[2] = 1
     assert fingerprint(resident(labels=labels)) != known
     assert fingerprint(resident(ids=torch.tensor([0, 1, 2, 4, 5]))) != known
+    alike = torch.zeros(6, 3, 4, 4, dtype=torch.uint8)
+    places = [torch.tensor(ids) for ids in ([0, 1], [2, 3])]  # of samples that are the same
+    assert len({fingerprint(resident(pixels=alike, ids=ids)) for ids in places}) == 2
     assert fingerprint(resident(classes=("b", "a"))) != known
 
 
@@ -68,6 +71,12 @@ def test_a_streamed_split_goes_by_names_and_labels_wherever_it_lies(write) -> No
     assert fingerprint(write("four", {"ant": ["1.png", "2.png"], "cat": ["3.png", "4.png"]})) != known
     part = write("five", {"ant": ["1.png", "2.png"], "bee": ["3.png", "4.png"]}, samples_per_class=1)
     assert fingerprint(part) != known
+
+
+def test_streamed_samples_of_other_numbers_are_others(write, monkeypatch) -> None:
+    split = write("one", {"ant": ["1.png", "2.png", "3.png"]})
+    monkeypatch.setattr(type(split.photos), "name", lambda self, index: "/x/alike")
+    assert len({fingerprint(replace(split, ids=torch.tensor(ids))) for ids in ([0, 1], [0, 2])}) == 2
 
 
 def test_of_many_names_some_are_taken_from_all_over(write, monkeypatch) -> None:

@@ -1,5 +1,6 @@
 """One teacher's records on disk: what is there, what is damaged, whose answers they are, and who else writes them."""
 
+import errno
 import json
 import os
 import signal
@@ -18,6 +19,7 @@ from mixstill.distill.form import Form
 from mixstill.errors import RunError, UserError
 
 ROWS, STEPS, FORM = 4, 3, Form(6)
+HEAD, SIZE = STEPS * 4, ROWS * FORM.width  # bytes of all checksums, and of the answers to a batch
 KEY = {"format": 1, "teacher": {"weights": "ab"}, "views": {"mixup": 0.8, "scale": (0.1, 1.0)}}
 
 
@@ -43,6 +45,15 @@ def test_what_is_stored_is_there_and_nothing_else(cache, tmp_path) -> None:
     assert (cache.folder / "epoch-0003.bin").stat().st_size == STEPS * record_bytes(ROWS, 6)
 
 
+def test_an_epoch_is_all_checksums_and_then_the_answers(cache) -> None:
+    cache.store(0, 1, answers(0))
+    content = (cache.folder / "epoch-0001.bin").read_bytes()
+    key = {"format": 1.0, "teacher": {"weights": "ab"}, "views": {"mixup": 0.8, "scale": [0.1, 1.0]}}
+    data = json.dumps(key, sort_keys=True).encode() + b"0 1" + answers(0).tobytes()
+    checksum = zlib.crc32(data).to_bytes(4, "little")
+    assert content == bytes(4) + checksum + bytes(4) + bytes(SIZE) + answers(0).tobytes() + bytes(SIZE)
+
+
 def test_a_record_is_its_checksum_and_the_answers() -> None:
     assert record_bytes(128, 100) == 4 + 128 * 100 * 2
     assert record_bytes(1024, 1000, 10) == 4 + 1024 * 10 * 4
@@ -56,15 +67,17 @@ def test_another_run_finds_it_and_may_write_over_it(cache) -> None:
     assert np.array_equal(cache.load(0, 0), answers(1))
 
 
-@pytest.mark.parametrize("place", [0, 3, 4, 30, record_bytes(ROWS, 6) - 1])
-def test_a_damaged_record_is_not_there(cache, place) -> None:
+@pytest.mark.parametrize("place", [4, 7, HEAD + SIZE, HEAD + SIZE + 30, HEAD + 2 * SIZE - 1])
+def test_a_damaged_record_is_told_and_not_taken(cache, place) -> None:
     for index in range(STEPS):
         cache.store(0, index, answers(index))
     file = cache.folder / "epoch-0001.bin"
     content = bytearray(file.read_bytes())
-    content[cache.record + place] ^= 16
+    content[place] ^= 16
     file.write_bytes(content)
-    assert cache.load(0, 1) is None
+    told: list[str] = []
+    assert cache.load(0, 1, damaged=lambda: told.append("damaged")) is None
+    assert told == ["damaged"]
     assert [cache.load(0, index) is not None for index in (0, 2)] == [True, True]
     assert cache.there(0).all()
 
@@ -76,14 +89,44 @@ def test_answers_whose_checksum_is_0_are_there_too(cache, monkeypatch) -> None:
     assert cache.load(0, 1) is not None
 
 
+def test_a_record_that_is_being_written_is_not_damaged(cache, monkeypatch) -> None:
+    write, found = os.pwrite, []
+
+    def written(file: int, content: bytes, place: int) -> int:
+        found.append((len(content), cache.load(0, 1, damaged=lambda: found.append("damaged"))))
+        return write(file, content, place)
+
+    monkeypatch.setattr(os, "pwrite", written)
+    cache.store(0, 1, answers(0))
+    assert found == [(SIZE, None), (4, None)]
+
+
+def test_records_by_another_key_are_damaged_wherever_they_came_from(cache) -> None:
+    other = replace(cache, root=cache.root.with_name("other"), key=KEY | {"format": 2})
+    for each in (cache, other):
+        each.store(0, 1, answers(0))
+    (cache.folder / "epoch-0001.bin").write_bytes((other.folder / "epoch-0001.bin").read_bytes())
+    told: list[str] = []
+    assert cache.load(0, 1, damaged=lambda: told.append("damaged")) is None
+    assert told == ["damaged"]
+    (other.folder / "cache.json").unlink()
+    assert replace(other, key=KEY).load(0, 1) is None
+    assert replace(other).load(0, 1) is not None
+
+
+def test_whole_numbers_are_the_same_key_however_they_are_written(cache) -> None:
+    cache.store(0, 0, answers(0))
+    assert replace(cache, key=KEY | {"format": 1.0}).load(0, 0) is not None
+
+
 def test_records_in_the_wrong_place_are_not_there(cache) -> None:
     for index in range(STEPS):
         cache.store(0, index, answers(index))
     file = cache.folder / "epoch-0001.bin"
     (cache.folder / "epoch-0002.bin").write_bytes(file.read_bytes())
     assert [cache.load(1, index) for index in range(STEPS)] == [None] * 3
-    content = file.read_bytes()
-    file.write_bytes(content[cache.record :] + content[: cache.record])
+    head, body = (file.read_bytes()[part] for part in (slice(HEAD), slice(HEAD, None)))
+    file.write_bytes(head[4:] + head[:4] + body[SIZE:] + body[:SIZE])
     assert [cache.load(0, index) for index in range(STEPS)] == [None] * 3
 
 
@@ -126,6 +169,27 @@ def test_answers_to_something_else_are_refused_in_words(cache, change, words) ->
     replace(cache)
 
 
+@pytest.mark.parametrize(("count", "more"), [(3, ""), (5, "; and 2 more")])
+def test_the_first_three_fields_that_differ_are_told(cache, count, more) -> None:
+    cache.store(0, 0, answers(0))
+    with pytest.raises(UserError) as caught:
+        replace(cache, key=KEY | {"train": dict.fromkeys("abcde"[:count], 7)})
+    fields = "; ".join(f"train.{name} is None there, 7 here" for name in "abc")
+    assert str(caught.value).endswith(f" to other batches: {fields}{more}; give another folder")
+
+
+@pytest.mark.parametrize("name", ["runs/" * 60 + "able.safetensors", "é" * 50, "a" * 61])
+def test_a_name_too_long_for_a_folder_is_cut_and_bears_the_weights(cache, name) -> None:
+    weights = ["0123456789abcdef", "1123456789abcdef"]
+    caches = [replace(cache, name=name, key=KEY | {"teacher": {"weights": each}}) for each in weights]
+    for seed, each in enumerate(caches):
+        each.store(0, 0, answers(seed))
+    assert [len(each.folder.name) <= 60 for each in caches] == [True] * 2
+    assert caches[0].folder.name.endswith("-01234567")
+    assert [np.array_equal(each.load(0, 0), answers(seed)) for seed, each in enumerate(caches)] == [True] * 2
+    assert replace(cache, name="a" * 60).folder.name == "a" * 60
+
+
 def test_another_teachers_answers_lie_beside_it(cache) -> None:
     cache.store(0, 0, answers(0))
     other = replace(cache, name="runs/a b/weights", key=KEY | {"format": 3})
@@ -150,6 +214,16 @@ def test_a_folder_that_two_runs_claim_is_the_first_ones(cache) -> None:
         other._claim()
     assert json.loads((cache.folder / "cache.json").read_text())["format"] == 1
     assert sorted(file.name for file in cache.folder.iterdir()) == ["cache.json", "epoch-0001.bin"]
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.ENOTSUP])
+def test_where_files_cannot_be_linked_the_first_one_has_the_folder_too(cache, monkeypatch, number) -> None:
+    def refused(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "link", refused)
+    test_a_folder_that_two_runs_claim_is_the_first_ones(cache)
+    assert np.array_equal(replace(cache).load(0, 0), answers(0))
 
 
 def test_where_nothing_can_be_written_is_refused_unless_it_is_there_already(cache, tmp_path, monkeypatch) -> None:

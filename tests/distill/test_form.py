@@ -100,7 +100,10 @@ def test_infinite_and_undefined_answers_are_seen(top_k) -> None:
     assert form.finite(form.encode(values))
     values[1, 2] = -torch.inf  # a class that is left out
     assert form.finite(form.encode(values))
-    values[1, 2] = torch.nan
+    for value in (torch.nan, torch.inf):
+        values[1, 2] = value
+        assert not form.finite(form.encode(values))
+    values[1] = -torch.inf
     assert not form.finite(form.encode(values))
 
 

@@ -13,7 +13,7 @@ from mixstill.distill.classifier import Classifier, Facts, build_student, save_s
 from mixstill.distill.placement import Placement
 from mixstill.distill.teachers import Teacher, Teachers, load_teacher, teacher_names
 from mixstill.errors import UserError
-from mixstill.models import CifarResNet
+from mixstill.models import CifarResNet, write_weights
 from mixstill.schema import from_dict
 
 STUDENT = Facts(3, None, (0.5, 0.4, 0.3), (0.2, 0.25, 0.3), 8)
@@ -93,6 +93,36 @@ def test_a_student_as_a_teacher_gives_its_average_head(tmp_path):
     logits = Teachers([Placement(str(tmp_path / "run.safetensors"))], STUDENT)(images)
     torch.testing.assert_close(logits[0], (output.logits + output.heads.mean(dim=0)) / 2)
     assert not torch.allclose(logits[0], output.logits)
+
+
+# --- made ready ---
+
+
+def test_weights_that_are_rounded_before_give_what_autocast_gives(tmp_path):
+    save_run(tmp_path / "student.safetensors")
+    torch.manual_seed(3)
+    write_weights(tmp_path / "net.safetensors", CifarResNet(8, num_classes=3, width=4).state_dict())
+    placements = [Placement(str(tmp_path / name)) for name in ("student.safetensors", "net.safetensors")]
+    teachers, images = Teachers(placements, replace(STUDENT, input_size=8)), make_images()
+    with torch.autocast("cpu", torch.bfloat16):
+        before = teachers(images)
+        teachers.round_weights()
+        assert torch.equal(teachers(images), before)
+    rounded = {name for name, weight in teachers.named_parameters() if weight.dtype == torch.bfloat16}
+    assert any("conv1" in name for name in rounded)
+    assert not any("token_modules" in name or "norm" in name or "bn" in name for name in rounded)
+
+
+def test_convolutions_lie_channels_last():
+    teacher = Teacher(Classifier(CifarResNet(8, num_classes=3, width=4), OWN, "net"), STUDENT)
+    assert teacher.model.layer1[0].conv1.weight.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_images_that_are_normalised_alike_stay_the_very_same():
+    teacher = Teacher(camera(STUDENT), STUDENT)
+    images = make_images(STUDENT.input_size)
+    teacher(images)
+    assert teacher.model.seen is images
 
 
 # --- frozen ---

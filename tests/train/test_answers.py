@@ -1,8 +1,12 @@
 """A run from stored answers against the live one: the same curve; killed, damaged, split otherwise, or filled ahead."""
 
+import errno
+import os
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +15,7 @@ import torch
 from mixstill.distill.cache import Cache
 from mixstill.distill.teachers import Teachers
 from mixstill.errors import RunError, UserError
+from mixstill.train import answers as module
 from mixstill.train.answers import Answers, _Record
 from mixstill.train.batch import Batches
 from mixstill.train.run import train
@@ -159,7 +164,7 @@ def test_passes_read_and_write_the_same_cache(run, tmp_path) -> None:
     filling = run("filling", passes)
     assert filling.counts == (0, 2 * STEPS)
     for name, content in records(tmp_path / "cache").items():
-        found, expected = (np.frombuffer(one, np.uint8).reshape(4, -1)[:, 4:].copy() for one in (content, before[name]))
+        found, expected = (np.frombuffer(one, np.uint8)[4 * 4 :].copy() for one in (content, before[name]))
         np.testing.assert_allclose(found.view(np.float16), expected.view(np.float16), atol=2e-2)
     assert run("again", passes) == filling
 
@@ -247,6 +252,39 @@ def test_a_damaged_record_is_told_and_asked_again(run, answers, tmp_path) -> Non
     assert again == filling
 
 
+def test_a_disk_that_is_full_is_told_once_and_the_run_goes_on(run, answers, tmp_path, monkeypatch) -> None:
+    straight = run("straight")
+    shutil.rmtree(tmp_path / "cache")
+    write, said = os.pwrite, []
+
+    def full(file: int, content: bytes, place: int) -> int:
+        if len(said) == 2 * 5:  # two writes to a record
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        said.append(place)
+        return write(file, content, place)
+
+    monkeypatch.setattr(os, "pwrite", full)
+    assert run("run") == straight
+    assert [answers()[0].there(t, 0, STEPS) for t in (0, 1)] == [[0, 1, 2], [0, 1]]
+
+
+def test_what_a_full_disk_makes_of_it_is_one_line(answers, tmp_path, monkeypatch) -> None:
+    found, batches = answers()
+    said: list[str] = []
+    found.begin(0, STEPS, said.append)
+    monkeypatch.setattr(os, "pwrite", lambda *_: 0)
+    for step, (part,) in enumerate(batches.run(0, 3)):
+        found(part, 0, step, 0)
+    found.flush()
+    file = tmp_path / "cache" / "small" / "epoch-0001.bin"
+    assert said[2:] == [f"teachers' answers: {file}: No space left on device; no more of them are stored"]
+    assert (found.replayed, found.asked) == (0, 6)
+    found.begin(0, STEPS, said.append, strict=True)
+    (part,) = batches.get(0, 0)
+    with pytest.raises(OSError, match="No space left on device"):
+        found(part, 0, 0, 0)
+
+
 def test_a_cache_that_cannot_be_written_to_is_read_and_the_rest_asked(run, monkeypatch) -> None:
     run("short", {"train.epochs": 1})
     monkeypatch.setattr(Cache, "writable", False)
@@ -290,23 +328,41 @@ def test_a_teacher_that_answers_nothing_finite_ends_the_run_before_it_is_stored(
     assert not (tmp_path / "cache").exists()
 
 
+def test_what_is_fetched_is_waited_for_on_the_stream_that_computed_it(monkeypatch) -> None:
+    class Event:
+        def record(self, stream: object = None) -> None:
+            recorded.append(stream)
+
+    class Answer:
+        is_cuda, shape, dtype, device = True, (2, 4), torch.uint8, "cuda:3"
+
+    recorded: list[object] = []
+    cuda = SimpleNamespace(Event=Event, current_stream=lambda device=None: f"the stream of {device}")
+    held = SimpleNamespace(copy_=lambda answers, non_blocking: "held")
+    monkeypatch.setattr(module, "torch", SimpleNamespace(cuda=cuda, empty=lambda *_, **options: held))
+    record = _Record(None, 0, 0)
+    record.add(torch.arange(2), Answer())
+    assert recorded == ["the stream of cuda:3"]
+    assert record.answers == ["held"]
+
+
 # --- the spot check ---
 
 
-def swap(folder: Path) -> None:
-    """Put the teachers' answers in each other's places, below keys that fit."""
-    for one in sorted((folder / "small").glob("*.bin")):
-        other = folder / "large" / one.name
-        content = one.read_bytes()
-        one.write_bytes(other.read_bytes())
-        other.write_bytes(content)
+def swap(caches: Sequence[Cache]) -> None:
+    """Put the teachers' answers in each other's places, as if they had been stored so."""
+    for step in range(STEPS):
+        place = divmod(step, caches[0].steps)
+        held = [cache.load(*place) for cache in caches]
+        for cache, other in zip(caches, reversed(held), strict=True):
+            cache.store(*place, other)
 
 
 @pytest.mark.parametrize("top_k", [None, 1, 4])
-def test_answers_of_another_teacher_are_found_out_though_the_key_fits(run, tmp_path, top_k) -> None:
+def test_answers_of_another_teacher_are_found_out_though_the_key_fits(run, answers, tmp_path, top_k) -> None:
     options = {"distill.cache_top_k": top_k}
     run("filling", options)
-    swap(tmp_path / "cache")
+    swap(answers(options)[0].caches)
     with pytest.raises(UserError) as caught:
         run("run", options)
     where = str(tmp_path / "cache")
@@ -316,21 +372,56 @@ def test_answers_of_another_teacher_are_found_out_though_the_key_fits(run, tmp_p
     assert str(caught.value).endswith(" % off; give another folder")
 
 
-def test_answers_to_other_views_are_found_out_at_the_last_step(run, tmp_path) -> None:
+@pytest.mark.parametrize("step", [0, 4, 7])
+def test_answers_to_other_views_are_found_out_at_the_first_the_middle_and_the_last_step(run, answers, step) -> None:
     run("filling")
-    run("other", {"distill.cache": str(tmp_path / "other-cache"), "train.seed": 5})
-    for name in ("small", "large"):
-        shutil.copy(tmp_path / "other-cache" / name / "epoch-0002.bin", tmp_path / "cache" / name / "epoch-0002.bin")
-    with pytest.raises(UserError, match=r"does not hold what \w+ answers at step 8: its logits are \d+ % off"):
+    found, batches = answers()
+    place = divmod(step, batches.per_epoch)
+    (part,) = batches.get(*place)
+    for cache, logits in zip(found.caches, found.teachers(part.images.flip(0)), strict=True):
+        cache.store(*place, cache.form.encode(logits).numpy())
+    with pytest.raises(UserError, match=rf"what \w+ answers at step {step + 1}: its logits are \d+ % off"):
         run("run")
 
 
-def test_the_check_is_of_the_first_and_the_last_of_the_steps_to_come(run, answers, monkeypatch) -> None:
+@pytest.fixture
+def checked(monkeypatch):
+    """Takes note of what is checked, in the place of checking it."""
+    calls: list[tuple[int, list[int]]] = []
+    monkeypatch.setattr(Answers, "_check", lambda self, step, which: calls.append((step, which)) or True)
+    return calls
+
+
+def test_the_check_is_of_the_first_the_last_and_one_in_the_middle_of_the_steps_to_come(run, answers, checked) -> None:
     run("filling")
-    checked = []
-    monkeypatch.setattr(Answers, "_check", lambda self, step, which: checked.append((step, which)))
-    answers()[0].begin(5, STEPS, lambda _: None)
-    assert checked == [(5, [0, 1]), (7, [0, 1])]
+    for first, expected in ((0, [0, 4, 7]), (5, [5, 6, 7]), (7, [7])):
+        checked.clear()
+        answers()[0].begin(first, STEPS, lambda _: None)
+        assert checked == [(step, [0, 1]) for step in expected]
+
+
+def test_the_check_is_of_records_that_are_whole(run, answers, checked, tmp_path) -> None:
+    run("filling")
+    for file, places in (("small/epoch-0001", (16, 216)), ("small/epoch-0002", (16, 616))):
+        for place in places:
+            flip(tmp_path / "cache" / f"{file}.bin", place)
+    answers()[0].begin(0, STEPS, lambda _: None)
+    assert checked == [(0, [1]), (2, [0]), (4, [1]), (5, [0]), (6, [0]), (7, [1])]
+
+
+def test_where_no_record_can_be_compared_it_is_told(run, answers, checked, tmp_path, monkeypatch) -> None:
+    run("filling")
+    for file in (tmp_path / "cache" / "large").glob("*.bin"):
+        for step in range(4):
+            flip(file, 16 + 200 * step)
+    expected = "teachers' answers: no record of {} could be compared with what it answers now"
+    said: list[str] = []
+    answers()[0].begin(0, STEPS, said.append)
+    assert said[2:] == [expected.format("large")]
+    monkeypatch.setattr(Answers, "_check", lambda *_: False)  # as where another process does not find them
+    said.clear()
+    answers()[0].begin(0, STEPS, said.append)
+    assert said[2:] == [expected.format("small"), expected.format("large")]
 
 
 def test_the_check_leaves_everything_as_it_is(run, answers) -> None:
@@ -344,7 +435,7 @@ def test_the_check_leaves_everything_as_it_is(run, answers) -> None:
 
 def test_the_check_passes_over_rounding_and_damage(run, answers, tmp_path, monkeypatch) -> None:
     run("filling")
-    flip(tmp_path / "cache" / "small" / "epoch-0001.bin", 10)
+    flip(tmp_path / "cache" / "small" / "epoch-0001.bin", 20)
     found, _ = answers()
     forward = Teachers.forward
     monkeypatch.setattr(Teachers, "forward", lambda self, *of: forward(self, *of).bfloat16())

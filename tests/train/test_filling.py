@@ -44,10 +44,9 @@ def test_only_what_is_lacking_or_damaged_is_asked(config, tmp_path, monkeypatch)
     whole = contents(tmp_path / "cache")
     assert fill(build(config()), QUIET) == 0
     file = tmp_path / "cache" / "large" / "epoch-0001.bin"
-    size = Cache.record.fget(build(config()).stepper.answers.caches[0])
     content = bytearray(file.read_bytes())
-    content[5] ^= 1
-    content[2 * size : 3 * size] = bytes(size)
+    content[4 * 4 + 5] ^= 1  # behind the checksums of four steps
+    content[2 * 4 : 3 * 4] = bytes(4)
     file.write_bytes(content)
     stretches = []
     run = Batches.run
@@ -104,6 +103,17 @@ def test_where_nothing_can_be_written_it_is_refused_unless_all_is_there(config, 
     assert fill(whole, QUIET) == 0
     with pytest.raises(UserError, match=r"distill.cache: '.*small' cannot be written to"):
         fill(longer, QUIET)
+
+
+def test_a_cache_that_lacks_nothing_need_not_be_written_to(config, monkeypatch, teachers) -> None:
+    fill(build(config({"distill.teachers": [f"{teachers['small']}@last"]})), QUIET)
+    job = build(config())
+    monkeypatch.setattr(Cache, "writable", property(lambda cache: cache.name != "small"))
+    assert fill(job, QUIET) == 8
+    assert (job.stepper.answers.replayed, job.stepper.answers.asked) == (8, 8)
+    monkeypatch.setattr(Cache, "writable", property(lambda cache: cache.name != "large"))
+    with pytest.raises(UserError, match=r"distill.cache: '.*large' cannot be written to"):
+        fill(build(config({"train.epochs": 3})), QUIET)
 
 
 def test_how_it_goes_is_told(config, capsys) -> None:

@@ -2,13 +2,19 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from mixstill.data import loading
 from mixstill.distill.classifier import load_classifier, save_student
 from mixstill.errors import UserError
 from mixstill.train.build import build
+from mixstill.train.filling import fill
+from mixstill.train.progress import Display
 from mixstill.train.run import train
+from mixstill.train.trial import answers_size
 
 
 @pytest.fixture(scope="module")
@@ -95,10 +101,51 @@ def test_other_pixels_and_labels_have_a_cache_of_their_own(filled, tiny, monkeyp
         build(tiny(filled))
 
 
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"data.dataset": "torch/image_folder"}, "data.dataset is 'folder' there, 'torch/image_folder' here"),
+        ({"data.train_split": "other"}, "data.train_split is 'train' there, 'other' here"),
+        ({"data.input_key": "img"}, "data.input_key is None there, 'img' here"),
+        ({"data.target_key": "fine"}, "data.target_key is None there, 'fine' here"),
+    ],
+)
+def test_data_that_are_read_go_by_their_source_too(base, tiny, tmp_path, monkeypatch, change, field) -> None:
+    for split in ("train", "test"):
+        for label in range(10):
+            place = tmp_path / "photos" / split / str(label)
+            place.mkdir(parents=True)
+            Image.fromarray(np.full((8, 8, 3), label, dtype=np.uint8)).save(place / "1.png")
+    read = {
+        "data.dataset": "folder",
+        "data.data_dir": str(tmp_path / "photos"),
+        "data.samples_per_class": None,
+        "data.input_size": 8,
+        "data.resident": False,
+        "data.workers": 0,
+    }
+    options = base | read | {"distill.cache": str(tmp_path / "cache"), "train.max_steps": 1}
+    fill(build(tiny(options)), Display("cache", quiet=True))
+    assert build(tiny(options)).stepper.answers.there(0, 0, 1) == [0]
+    list_photos = loading.list_photos
+    folder = tiny(options).data
+    monkeypatch.setattr(loading, "list_photos", lambda _, *of: list_photos(folder, *of))  # the same photos
+    with pytest.raises(UserError, match="to other samples: ") as caught:
+        build(tiny(options | change))
+    assert field in str(caught.value)
+
+
 def test_data_in_an_order_of_their_own_cannot_be_cached(base, tiny, monkeypatch) -> None:
     monkeypatch.setattr("mixstill.data.fingerprint.Resident", torch.Tensor)
     with pytest.raises(UserError, match=r"data.dataset: its samples come in an order of their own"):
         build(tiny(base))
+
+
+@pytest.mark.parametrize("change", [{"distill.cache": None}, {"distill.teachers": []}])
+def test_a_top_k_that_nothing_uses_is_passed_over(base, tiny, change) -> None:
+    job = build(tiny(base | {"distill.cache_top_k": 10} | change))
+    assert job.stepper.answers.caches == []
+    assert answers_size(job) == (0 if "distill.teachers" in change else 2 * 4 * (4 + 10 * 20))
 
 
 @pytest.mark.parametrize("k", [10, 11])

@@ -1,8 +1,10 @@
 """Several processes on one batch: the same run as one process, on gloo."""
 
+import errno
 import json
 import os
 import pickle
+import shutil
 import socket
 import tempfile
 import traceback
@@ -19,6 +21,7 @@ from mixstill.data import load_split
 from mixstill.distill.cache import Cache
 from mixstill.distill.classifier import load_classifier
 from mixstill.errors import UserError
+from mixstill.train.build import build
 from mixstill.train.evaluate import evaluate
 from mixstill.train.processes import ALONE, Processes, joined
 from mixstill.train.run import train
@@ -270,7 +273,7 @@ def test_what_one_process_alone_cannot_find_is_asked_by_all(cached, tmp_path) ->
     def work(processes: Processes) -> tuple[int, int]:
         load = Cache.load
         if processes.rank == 1:
-            Cache.load = lambda self, epoch, index: None if index == 1 else load(self, epoch, index)
+            Cache.load = lambda self, epoch, index, **told: None if index == 1 else load(self, epoch, index, **told)
         return counts(train(cached(), tmp_path / "run", quiet=True))
 
     found = in_processes(2, work)
@@ -278,11 +281,30 @@ def test_what_one_process_alone_cannot_find_is_asked_by_all(cached, tmp_path) ->
     assert found[0][1] == 2 * sum(step % 2 == 1 for step in range(8))  # an epoch has two steps
 
 
+def test_a_full_disk_that_one_process_meets_ends_storing_in_all(cached, tmp_path) -> None:
+    expected = counts(train(cached(), tmp_path / "straight", quiet=True))
+    shutil.rmtree(tmp_path / "cache")
+
+    def work(processes: Processes) -> tuple[int, int]:
+        store = Cache.store
+
+        def full(self, epoch, index, answers) -> None:
+            if (epoch, index) == (1, 0):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "file")
+            store(self, epoch, index, answers)
+
+        Cache.store = full
+        return counts(train(cached({"train.device_batch_size": 4}), tmp_path / "run", quiet=True))
+
+    assert in_processes(2, work) == [expected] * 2
+    caches = build(cached()).stepper.answers.caches
+    assert [cache.there(epoch).sum() for cache in caches for epoch in range(4)] == [2, 0, 0, 0] * 2
+
+
 def test_all_processes_refuse_a_cache_of_other_answers(cached, tmp_path) -> None:
     train(cached(), tmp_path / "filling", quiet=True)
-    files = [sorted((tmp_path / "cache" / name).glob("*.bin")) for name in ("small", "large")]
-    for one, other in zip(*files, strict=True):
-        one.write_bytes(other.read_bytes())
+    small, large = build(cached()).stepper.answers.caches
+    small.store(0, 0, large.load(0, 0))
 
     def work(_: Processes) -> str:
         with pytest.raises(UserError) as caught:

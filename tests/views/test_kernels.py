@@ -51,3 +51,23 @@ def test_nothing_is_compiled_unless_asked_for() -> None:
     with kernels.compiled(None):
         views(CONFIGS["randaugment"], 0, 8)
     assert counters["stats"]["unique_graphs"] == 0
+
+
+def test_a_kernel_that_cannot_be_compiled_runs_as_it_is(monkeypatch) -> None:
+    calls = []
+
+    def broken(function, **_):
+        def run(*_):
+            calls.append(function)
+            raise RuntimeError("no kernel")
+
+        return run
+
+    monkeypatch.setattr(kernels.torch, "compile", broken)
+    doubled = kernels.kernel(lambda values: 2 * values)
+    with kernels.compiled("eager"):
+        assert doubled(torch.ones(2)).tolist() == [2, 2]
+        assert doubled(torch.ones(2)).tolist() == [2, 2]
+        with pytest.raises(TypeError):
+            doubled(None)
+    assert len(calls) == 1

@@ -86,12 +86,13 @@ def _check(line: CommandLine, count: int | None, processes: Processes, report: R
     except UserError as error:
         report.warn(str(error))
     config, untrained = teachers_as_they_stand(config, output, folder)
+    opened = config
     if untrained and config.distill.cache is not None:
         report.warn("distill.cache: it is not looked into, as what it holds depends on the teachers' weights")
-        config = replace(config, distill=replace(config.distill, cache=None))
+        opened = replace(config, distill=replace(config.distill, cache=None))
     with threads(config.train.threads):
         began = time.monotonic()
-        job = build(config, processes)
+        job = replace(build(opened, processes), config=config)
         start = time.monotonic() - began
         _student(job, report)
         _data(job, report)
@@ -210,7 +211,7 @@ def _loss(job: Job, report: Report) -> None:
 
 def _time(job: Job, start: float, steps: Steps, saving: float, report: Report) -> None:
     from mixstill.train.forecast import Costs, forecast
-    from mixstill.train.trial import time_epoch_regulariser, time_evaluation
+    from mixstill.train.trial import answers_size, answers_there, time_epoch_regulariser, time_evaluation
 
     batches, images = job.batches, [len(job.splits[name]) for name in job.measured]
     costs = Costs(start, steps.mean, time_epoch_regulariser(job), time_evaluation(job), saving)
@@ -240,6 +241,10 @@ def _time(job: Job, start: float, steps: Steps, saving: float, report: Report) -
     for name, count in zip(job.measured, images, strict=True):
         if not count:
             report.warn(f"{_unsized(name)}: evaluating it is forecast from what was timed, and may take longer")
+    there = answers_there(job)
+    if 0 < there < answers_size(job):
+        share = f"{100 * there / answers_size(job):.0f} % of the answers"
+        report.warn(f"distill.cache: it holds {share}; the time is that of the first steps, be they there or not")
 
 
 def _memory(job: Job, report: Report) -> None:

@@ -1,7 +1,8 @@
 """One teacher's answers on disk: a folder with what they depend on, and a file per epoch with a record per step.
 
-A record is four bytes of checksum, then the answers to the batch, in its order. It has a fixed place and is written at
-once; so a step is there if and only if its checksum fits, whoever was killed, or writes at the same time.
+The file begins with the checksums of all steps, four bytes each; behind them the answers to each batch, in its order,
+have a fixed place. A checksum is written after its answers, and is that of these answers to this step by this key; so a
+step is there if and only if its checksum fits, whoever was killed, or writes at the same time.
 Shapes: B batch, K classes, W bytes of an answer (`mixstill.distill.form`).
 """
 
@@ -12,8 +13,9 @@ import hashlib
 import json
 import os
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -28,8 +30,10 @@ from mixstill.distill.form import Form
 from mixstill.errors import RunError, UserError, one_line
 from mixstill.files import write_json
 
-VERSION = 1  # of the layout
+VERSION = 2  # of the layout
 _CHECKSUM = 4  # bytes
+_LONGEST = 60  # characters of a folder's name; file systems take 255 bytes
+_TOLD = 3  # fields that differ
 _OTHERWISE = {
     "format": "in another format",
     "teacher": "when it was another",
@@ -88,8 +92,12 @@ class Cache:
 
     @property
     def folder(self) -> Path:
-        """Where its answers lie."""
-        return self.root / quote(self.name, safe=" ")
+        """Where its answers lie. Where the name is too long for a folder, the weights tell it from others."""
+        name = quote(self.name, safe=" ")
+        if len(name) > _LONGEST:
+            weights = f"-{self.key['teacher']['weights'][:8]}"
+            name = quote(Path(self.name).stem, safe=" ")[: _LONGEST - len(weights)] + weights
+        return self.root / name
 
     @property
     def writable(self) -> bool:
@@ -104,14 +112,19 @@ class Cache:
         """Bytes of a step."""
         return record_bytes(self.rows, self.form.classes, self.form.top_k)
 
-    def load(self, epoch: int, index: int) -> Bytes | None:
-        """The answers to a batch, uint8 [B,W]; None where they are not there, or damaged."""
-        records = self._records(epoch)
-        if records is None:
+    def load(self, epoch: int, index: int, damaged: Callable[[], None] = lambda: None) -> Bytes | None:
+        """The answers to a batch, uint8 [B,W]; None where they are not there, or damaged: then `damaged` is called."""
+        content = self._content(epoch)
+        if content is None:
             return None
-        record = np.array(records[index])  # before it is looked at: another process may write it at this moment
-        answers = record[_CHECKSUM:].reshape(self.rows, self.form.width)
-        return answers if record[:_CHECKSUM].tobytes() == self._checksum(answers, epoch, index) else None
+        checksum = self._checksums(content)[index].tobytes()  # before the answers, which another process may write now
+        if not any(checksum):
+            return None
+        answers = np.array(content[self._place(index) :][: self._size]).reshape(self.rows, self.form.width)
+        if checksum == self._checksum(answers, epoch, index):
+            return answers
+        damaged()
+        return None
 
     def store(self, epoch: int, index: int, answers: Bytes) -> None:
         """Put the answers to a batch there, uint8 [B,W].
@@ -130,9 +143,10 @@ class Cache:
         try:
             if os.fstat(file).st_size != self.steps * self.record:
                 os.ftruncate(file, self.steps * self.record)
-            record = self._checksum(answers, epoch, index) + answers.tobytes()
-            if os.pwrite(file, record, index * self.record) < len(record):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+            checksum = self._checksum(answers, epoch, index)
+            for content, place in ((answers.tobytes(), self._place(index)), (checksum, index * _CHECKSUM)):
+                if os.pwrite(file, content, place) < len(content):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
         except OSError as error:
             raise OSError(error.errno, error.strerror, str(path)) from error
         finally:
@@ -140,21 +154,39 @@ class Cache:
 
     def there(self, epoch: int) -> npt.NDArray[np.bool_]:
         """Which steps of an epoch have a record, bool [steps]; whether it is whole is only seen when it is loaded."""
-        records = self._records(epoch)
-        marks = np.zeros((self.steps, 1)) if records is None else records[:, :_CHECKSUM]
-        return np.asarray(marks.any(axis=1))
+        content = self._content(epoch)
+        return np.zeros(self.steps, bool) if content is None else np.asarray(self._checksums(content).any(axis=1))
 
-    def _records(self, epoch: int) -> Bytes | None:
-        """The file of an epoch, uint8 [steps, bytes of a record]; None where there is none of the right size."""
+    def _content(self, epoch: int) -> Bytes | None:
+        """The file of an epoch, uint8 [bytes]; None where there is none of the right size."""
         path, size = self._file(epoch), self.steps * self.record
         if not path.exists() or path.stat().st_size != size:
             return None
-        return np.memmap(path, dtype=np.uint8, mode="r", shape=(self.steps, self.record))
+        return np.memmap(path, dtype=np.uint8, mode="r", shape=(size,))
+
+    def _checksums(self, content: Bytes) -> Bytes:
+        """The head of a file, uint8 [steps, 4]; four zeros are no checksum but a record that is not there."""
+        return content[: self.steps * _CHECKSUM].reshape(self.steps, _CHECKSUM)
+
+    @property
+    def _size(self) -> int:
+        """Bytes of the answers to a batch."""
+        return self.record - _CHECKSUM
+
+    def _place(self, index: int) -> int:
+        """Where in a file the answers to a batch begin."""
+        return self.steps * _CHECKSUM + index * self._size
 
     def _checksum(self, answers: Bytes, epoch: int, index: int) -> bytes:
-        """Of these answers as those to this step; four zeros are no checksum but a record that is not there."""
-        place = (epoch * self.steps + index) & 0xFFFFFFFF
-        return (zlib.crc32(answers.data, place) or 1).to_bytes(_CHECKSUM, "little")
+        """Of these answers as those to this step by this key."""
+        start = zlib.crc32(f"{epoch} {index}".encode(), self._seal)
+        return (zlib.crc32(answers.data, start) or 1).to_bytes(_CHECKSUM, "little")
+
+    @cached_property
+    def _seal(self) -> int:
+        """The key as a number; 1 and 1.0 are the same there."""
+        plain = json.loads(json.dumps(self.key), parse_int=float)
+        return zlib.crc32(json.dumps(plain, sort_keys=True).encode())
 
     def _file(self, epoch: int) -> Path:
         return self.folder / f"epoch-{epoch + 1:04d}.bin"
@@ -169,7 +201,7 @@ class Cache:
         draft = self.folder / f"{uuid4().hex}.json"
         write_json(draft, self.key)
         try:
-            os.link(draft, self._about)  # unlike a renamed file, it never takes the place of another
+            _put(draft, self._about)
         except FileExistsError:
             self._compare()
         finally:
@@ -181,13 +213,27 @@ class Cache:
         except (OSError, ValueError, AttributeError) as error:
             raise UserError(f"distill.cache: {self._about} cannot be read: {one_line(error, 160)}") from error
         here = dict(_leaves(json.loads(json.dumps(self.key))))
-        for field in [*here, *there]:
-            if field not in there or field not in here or there[field] != here[field]:
-                raise UserError(
-                    f"distill.cache: {str(self.root)!r} holds the answers of {self.name} "
-                    f"{_OTHERWISE.get(field.partition('.')[0], 'to something else')}: {field} is "
-                    f"{there.get(field)!r} there, {here.get(field)!r} here; give another folder"
-                )
+        common = {field for field in here.keys() & there.keys() if here[field] == there[field]}
+        differing = [field for field in {**here, **there} if field not in common]
+        if differing:
+            texts = [f"{name} is {there.get(name)!r} there, {here.get(name)!r} here" for name in differing[:_TOLD]]
+            more = [f"and {len(differing) - _TOLD} more"] if len(differing) > _TOLD else []
+            raise UserError(
+                f"distill.cache: {str(self.root)!r} holds the answers of {self.name} "
+                f"{_OTHERWISE.get(differing[0].partition('.')[0], 'to something else')}: "
+                f"{'; '.join([*texts, *more, 'give another folder'])}"
+            )
+
+
+def _put(draft: Path, path: Path) -> None:
+    """A copy of a whole file at `path`. Raises `FileExistsError`, unlike a renaming, where there is one already."""
+    try:
+        os.link(draft, path)
+    except FileExistsError:
+        raise
+    except OSError:  # there are file systems without such links
+        with path.open("xb") as file:
+            file.write(draft.read_bytes())
 
 
 def _leaves(nested: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

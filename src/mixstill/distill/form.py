@@ -43,11 +43,14 @@ class Form:
     def encode(self, logits: Tensor) -> Tensor:
         """Logits [B,K] of any float type -> uint8 [B,W] on their device.
 
-        The decision stays exact: a class that would be rounded up to the largest is stored just below it.
+        The decision stays exact: a class that would be rounded up to the largest is stored just below it. An answer
+        with NaN or +infinity is stored as NaN.
         """
         logits = logits.float()
         decision = logits.argmax(dim=1, keepdim=True)
-        shifted = (logits - logits.gather(1, decision)).clamp(_LEAST, _BELOW).scatter(1, decision, 0.0)
+        largest = logits.gather(1, decision)
+        shifted = (logits - largest).where(largest.isfinite(), torch.nan)
+        shifted = shifted.clamp(_LEAST, _BELOW).scatter(1, decision, 0.0)
         if self.top_k is None:
             return shifted.half().view(torch.uint8)
         values, kept = shifted.topk(self.top_k, dim=1)

@@ -61,8 +61,9 @@ class Teacher(nn.Module):
 
     def round_weights(self) -> None:
         """Keep the weights as bfloat16 autocast would round them in each pass: the same answers, sooner."""
-        for module in self.model.modules():
-            if type(module) in (nn.Conv2d, nn.Linear):  # others may compute with their weights
+        for name, module in self.model.named_modules():
+            # others compute with their weights besides, and so do token modules
+            if type(module) in (nn.Conv2d, nn.Linear) and not name.startswith("token_modules"):
                 module.to(torch.bfloat16)
 
     @torch.no_grad()

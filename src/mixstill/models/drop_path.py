@@ -33,11 +33,15 @@ class DropPath(nn.Module):
     def __init__(self, rate: float) -> None:
         super().__init__()
         self.rate = rate
+        self.draws: Tensor | None = None
         self.place(None)
 
     def place(self, draws: Tensor | None) -> None:
-        """Take these draws for the next forward pass."""
-        self.draws = draws
+        """Take these draws for the next forward pass, in the same memory as those before: CUDA graphs read it there."""
+        if draws is not None and self.draws is not None and draws.shape == self.draws.shape:
+            self.draws.copy_(draws)
+        else:
+            self.draws = draws
         self.calls = self.recalls = 0
 
     def forward(self, branch: Tensor) -> Tensor:
@@ -103,7 +107,8 @@ def place_paths(model: nn.Module, seed: int, epoch: int, samples: Tensor | None)
     draws: list[Tensor | None] = [None] * len(modules)
     if samples is not None and modules:
         words = rng.uniform(seed, rng.Domain.DROP_PATH, epoch, samples.cpu(), _CALLS * len(modules))
-        device = next(model.parameters()).device
-        draws = [*torch.split(words.T.contiguous().to(device, non_blocking=True), _CALLS)]
+        device, words = next(model.parameters()).device, words.T.contiguous()
+        words = words.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else words
+        draws = [*torch.split(words, _CALLS)]
     for module, its in zip(modules, draws, strict=True):
         module.place(its)

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
 from typing import Any, cast
 
 import numpy as np
@@ -21,6 +23,7 @@ from mixstill.train.batch import Batches, Part
 
 FARTHEST = 0.05  # that stored logits may be off, as a share: bfloat16 makes it 0.006, another teacher 0.15 to 1
 _AHEAD = 4  # steps whose answers may be on their way from the device
+_TRIED = 20  # records, for one that is whole
 
 
 class Answers:
@@ -53,6 +56,7 @@ class Answers:
         self._new: dict[int, _Record] = {}
         self._underway: deque[_Record] = deque()
         self._filled: list[bool] = [False] * len(caches)
+        self._strict = False
         self._say: Callable[[str], None] = lambda _: None
 
     def __call__(self, part: Part, epoch: int, index: int, number: int) -> Tensor | None:
@@ -78,25 +82,31 @@ class Answers:
             self._write()
         return torch.stack(answers)
 
-    def begin(self, first: int, last: int, say: Callable[[str], None]) -> None:
+    def begin(self, first: int, last: int, say: Callable[[str], None], strict: bool = False) -> None:
         """Tell what the caches hold of the steps from `first` up to `last`, and let them take what they lack.
 
-        Raises `UserError` where the first or the last record there is far from what the teacher answers now.
+        Where that cannot be stored any more (a full disk) it is told, and they take no more; if `strict`, the `OSError`
+        is raised. Raises `UserError` where the first whole record there, the last, or one in the middle is far from
+        what the teacher answers now.
         """
-        self._say = say
-        ends = set()
+        self._say, self._strict = say, strict
+        holding, chosen = set(), set()
         for t, cache in enumerate(self.caches):
             there = self.there(t, first, last)
             self._filled[t] = not self._batches.processes.largest(not cache.writable)
             lost = "" if self._filled[t] or len(there) == last - first else ", which cannot be written to"
             say(f"teachers' answers: {len(there)} of {last - first} steps of {cache.name} are in {cache.root}{lost}")
-            ends |= {f"{step} {t}" for step in (*there[:1], *there[-1:])}
-        checked: dict[int, list[int]] = {}
-        for end in self._batches.processes.union(ends) if self.caches else ():  # others may write at this moment
-            step, t = map(int, end.split())
-            checked.setdefault(step, []).append(t)
-        for step, which in sorted(checked.items()):
-            self._check(step, which)
+            if there and self._batches.processes.main:  # another process may find more: others write at this moment
+                holding.add(t)
+                chosen |= {f"{step} {t}" for step in self._samples(t, there)}
+        by_step: dict[int, list[int]] = {}
+        for each in self._batches.processes.union(chosen) if self.caches else ():
+            step, t = map(int, each.split())
+            by_step.setdefault(step, []).append(t)
+        for step, which in sorted(by_step.items()):
+            holding -= set(which) if self._check(step, which) else set()
+        for t in sorted(holding):
+            say(f"teachers' answers: no record of {self.caches[t].name} could be compared with what it answers now")
 
     def there(self, teacher: int, first: int, last: int) -> list[int]:
         """The steps from `first` up to `last` of which a teacher's cache has a record, ascending."""
@@ -108,18 +118,18 @@ class Answers:
     def flush(self) -> None:
         """Wait until all that was asked for lies in the caches."""
         while self._underway:
-            self._underway.popleft().write()
+            self._store(self._underway.popleft())
 
     def _look_up(self, epoch: int, index: int) -> None:
         """Take the records of a batch; one that not all processes find counts as missing."""
-        self._found, self._new = [], {}
+        self._found, self._new, processes = [], {}, self._batches.processes
         for t, cache in enumerate(self.caches):
-            found = cache.load(epoch, index)
-            if self._batches.processes.largest(found is None):
+            place = f"{cache.name}'s to step {epoch * cache.steps + index + 1}"
+            told = partial(self._say, f"teachers' answers: {place} are damaged in the cache; asked again")
+            found = cache.load(epoch, index, damaged=told)
+            if processes.largest(found is None):
                 found, self.asked = None, self.asked + 1
-                if cache.there(epoch)[index]:
-                    place = f"step {epoch * cache.steps + index + 1}"
-                    self._say(f"teachers' answers: {cache.name}'s to {place} are damaged in the cache; asked again")
+                self._filled[t] = not processes.largest(not self._filled[t])  # one of them may have met a full disk
                 if self._filled[t]:
                     self._new[t] = _Record(cache, epoch, index)
             else:
@@ -138,16 +148,35 @@ class Answers:
         if self._batches.processes.main:
             self._underway.extend(self._new.values())
         while self._underway and (self._underway[0].arrived or len(self._underway) > _AHEAD * len(self.caches)):
-            self._underway.popleft().write()
+            self._store(self._underway.popleft())
+
+    def _store(self, record: _Record) -> None:
+        """Put a record into its cache. Where that fails, nothing more is put into any, unless `strict`."""
+        try:
+            record.write()
+        except OSError as error:
+            if self._strict:
+                raise
+            self._filled = [False] * len(self.caches)
+            self._underway.clear()
+            self._say(f"teachers' answers: {error.filename}: {error.strerror}; no more of them are stored")
+
+    def _samples(self, teacher: int, there: Sequence[int]) -> Iterator[int]:
+        """Of the steps that have a record, ascending, the first, one in the middle, and the last that load whole."""
+        cache = self.caches[teacher]
+        for steps in (there, there[len(there) // 2 :], there[::-1]):
+            yield from islice(
+                (step for step in steps[:_TRIED] if cache.load(*divmod(step, cache.steps)) is not None), 1
+            )
 
     @torch.no_grad()
-    def _check(self, step: int, which: Sequence[int]) -> None:
-        """Compare the records of a step with what these teachers answer now."""
+    def _check(self, step: int, which: Sequence[int]) -> bool:
+        """Compare the records of a step with what these teachers answer now; False where one is not there any more."""
         batches, processes = self._batches, self._batches.processes
         epoch, index = divmod(step, batches.per_epoch)
         found = [record for t in which if (record := self.caches[t].load(epoch, index)) is not None]
         if processes.largest(len(which) - len(found)):
-            return  # what is damaged will be asked again
+            return False
         squares = torch.zeros(len(which), 2)
         for part in batches.get(epoch, index):
             with torch.autocast(part.images.device.type, torch.bfloat16, enabled=batches.config.train.amp):
@@ -161,6 +190,7 @@ class Answers:
                     f"distill.cache: {str(self.caches[t].root)!r} does not hold what {self.caches[t].name} answers at "
                     f"step {step + 1}: its logits are {100 * far:.0f} % off; give another folder"
                 )
+        return True
 
 
 @dataclass(eq=False)
@@ -177,10 +207,11 @@ class _Record:
     def add(self, places: Tensor, answers: Tensor) -> None:
         """Send for what one pass has."""
         if answers.is_cuda:
+            stream = torch.cuda.current_stream(answers.device)  # of another device than this process's own, perhaps
             there = torch.empty(answers.shape, dtype=answers.dtype, pin_memory=True)
             answers = there.copy_(answers, non_blocking=True)
             self.fetched = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            self.fetched.record()
+            self.fetched.record(stream)
         self.places.append(places)
         self.answers.append(answers)
 

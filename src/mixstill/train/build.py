@@ -9,7 +9,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from mixstill.config import Config
+from mixstill.config import CompileMode, Config
 from mixstill.data import load_splits
 from mixstill.data.loading import SplitName
 from mixstill.data.split import Split
@@ -76,8 +76,12 @@ def check_config(config: Config) -> None:
         checkpoint_gradients(student.backbone, config.model.name)
 
 
-def build(config: Config, processes: Processes = ALONE, *, resumed: bool = False) -> Job:
+def build(
+    config: Config, processes: Processes = ALONE, *, resumed: bool = False, begun: CompileMode | None = None
+) -> Job:
     """The run of a resolved config. One that is `resumed` needs no weights to start from (`model.init_from`).
+
+    `begun` tells whether it was compiled before.
 
     Raises `UserError` for a device, data set, model or teacher that cannot be had or does not fit the others.
     """
@@ -104,7 +108,7 @@ def build(config: Config, processes: Processes = ALONE, *, resumed: bool = False
     state = State.start(config, student, f"{len(data)} images of {len(data.classes)} classes")
     batches = Batches(data, config, size, processes)
     check_parts(batches, state)
-    compiler = choose(config, device, batches)
+    compiler = choose(config, device, batches, begun)
     batches = replace(batches, compiled=compiler.mode != "never" and device.type == "cuda")
     caches = open_caches(config, teachers, batches, facts)
     if config.train.amp:

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from mixstill.config import Config
+from mixstill.config import CompileMode, Config
 from mixstill.distill.classifier import sketch_student
 from mixstill.distill.sizes import count_macs
 from mixstill.errors import UserError, one_line
@@ -47,10 +47,9 @@ def pays(device: torch.device, amp: bool) -> bool:
 
 
 def has_compiler(device: torch.device) -> bool:
-    """Whether this machine has what torch.compile needs: Triton for a GPU, a C++ compiler for a CPU."""
-    if device.type == "cuda":
-        return find_spec("triton") is not None
-    return any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "g++", "clang++"))
+    """Whether this machine has what torch.compile needs: a compiler of C++, and Triton for a GPU."""
+    there = any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "g++", "clang++"))
+    return there and (device.type == "cpu" or find_spec("triton") is not None)
 
 
 class Compiler:
@@ -65,7 +64,7 @@ class Compiler:
         self.forced = forced
         self._say: Callable[[str], None] = lambda _: None
         if mode != "never":
-            home = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser()
+            home = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
             os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(home / "mixstill" / "compiled"))
             torch.compiler.reset()  # the code of earlier runs in this process counts towards a limit
 
@@ -118,9 +117,14 @@ class _Compiled(nn.Module):
         return found
 
 
-def choose(config: Config, device: torch.device, batches: Batches) -> Compiler:
-    """The compiler of a run. Raises `UserError` for CUDA graphs where they cannot be."""
+def choose(config: Config, device: torch.device, batches: Batches, begun: CompileMode | None = None) -> Compiler:
+    """The compiler of a run; of one that goes on, as it has `begun`.
+
+    Raises `UserError` for CUDA graphs where they cannot be.
+    """
     wanted = config.train.compile
+    if wanted == "auto" and begun is not None:
+        return Compiler("never" if begun == "auto" else begun)  # a run that does not tell is from before this choice
     if wanted == "graphs" and device.type != "cuda":
         raise UserError(f"train.compile: 'graphs' is not valid on {device}; CUDA graphs need a GPU: choose 'always'")
     if wanted == "graphs" and batches.passes * batches.processes.count > 1:  # their gradients would be overwritten

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 import torch
+from torch import Tensor
 
 from mixstill.errors import InterruptedRun, UserError
 from mixstill.train.build import Job
@@ -21,14 +22,16 @@ def fill(job: Job, display: Display) -> int:
     Raises:
         UserError: a cache that holds other answers, or that cannot be written to.
         RunError: an answer that is not finite.
+        OSError: the disk is full, or cannot be written to.
         InterruptedRun: SIGINT or SIGTERM, after what was asked for was stored.
     """
     answers, batches, processes = job.stepper.answers, job.batches, job.stepper.processes
-    answers.begin(0, batches.last, display.say)
-    lacking = _lacking(job)
-    for cache in answers.caches if lacking else ():
-        if not cache.writable:
+    answers.begin(0, batches.last, display.say, strict=True)
+    missing = _missing(job)
+    for cache, its in zip(answers.caches, missing, strict=True):
+        if its.any() and not cache.writable:
             raise UserError(f"distill.cache: {str(cache.folder)!r} cannot be written to")
+    lacking = torch.nonzero(missing.any(dim=0)).squeeze(1).tolist()
     done = 0
     with StopSignal(patient=processes.count > 1) as stop, display.running(0, len(lacking)):
         for first, end in _stretches(lacking):
@@ -51,13 +54,14 @@ def fill(job: Job, display: Display) -> int:
     return done
 
 
-def _lacking(job: Job) -> list[int]:
-    """The steps of which a cache has no whole record, ascending; the same in every process."""
+def _missing(job: Job) -> Tensor:
+    """Of which steps each cache has no whole record, bool [T, steps]; the same in every process."""
     batches, caches = job.batches, job.stepper.answers.caches
-    missing = torch.zeros(batches.last, dtype=torch.int64)
-    for step in range(batches.last):
-        missing[step] = any(cache.load(*divmod(step, batches.per_epoch)) is None for cache in caches)
-    return torch.nonzero(job.stepper.processes.sum(missing)).squeeze(1).tolist()
+    missing = torch.zeros(len(caches), batches.last, dtype=torch.int64)
+    for t, cache in enumerate(caches):
+        for step in range(batches.last):
+            missing[t, step] = cache.load(*divmod(step, batches.per_epoch)) is None
+    return job.stepper.processes.sum(missing) > 0
 
 
 def _stretches(steps: Sequence[int]) -> Iterator[tuple[int, int]]:

@@ -8,6 +8,8 @@ from typing import Any, cast
 
 from mixstill.config import Config
 from mixstill.data.fingerprint import fingerprint
+from mixstill.data.split import Split
+from mixstill.data.streaming import Stream
 from mixstill.distill.cache import VERSION, Cache, weights_digest
 from mixstill.distill.classifier import Facts
 from mixstill.distill.form import Form
@@ -31,7 +33,8 @@ def open_caches(config: Config, teachers: Teachers, batches: Batches, facts: Fac
     data = batches.data
     shared = {
         "student": {"input_size": facts.input_size, "mean": facts.mean, "std": facts.std},
-        "data": {"classes": facts.num_classes, "images": len(data), "content": fingerprint(data)},
+        "data": _source(config, data)
+        | {"classes": facts.num_classes, "images": len(data), "content": fingerprint(data)},
         "views": asdict(config.views),
         "train": {"seed": config.train.seed, "batch_size": batches.size, "amp": config.train.amp},
         "distill": {"cache_top_k": form.top_k},
@@ -50,13 +53,21 @@ def open_caches(config: Config, teachers: Teachers, batches: Batches, facts: Fac
 
 
 def form_of(config: Config, classes: int) -> Form:
-    """How answers are stored. Raises `UserError` where `distill.cache_top_k` leaves no class out."""
+    """How answers are, or would be, stored. Raises `UserError` where a cache's `cache_top_k` leaves no class out."""
     most = config.distill.cache_top_k
-    if most is not None and most >= classes:
-        raise UserError(
-            f"distill.cache_top_k: {most} is not valid; the data have {classes} classes: give fewer, or none for all"
-        )
-    return Form(classes, most)
+    if most is None or most < classes:
+        return Form(classes, most)
+    if config.distill.cache is None:
+        return Form(classes)
+    raise UserError(
+        f"distill.cache_top_k: {most} is not valid; the data have {classes} classes: give fewer, or none for all"
+    )
+
+
+def _source(config: Config, data: Split) -> dict[str, Any]:
+    """What names the data that are read, of whose content only names are known."""
+    names = ("dataset", "train_split", "input_key", "target_key") if isinstance(data, Stream) else ()
+    return {name: getattr(config.data, name) for name in names}
 
 
 def _about(teacher: Teacher) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
-from mixstill.config import CompileMode, Config
+from mixstill.config import Config
 from mixstill.distill.classifier import EMA_FILE, WEIGHTS_FILE, save_student
 from mixstill.distill.sizes import count_parameters
 from mixstill.errors import RunError, UserError, one_line
@@ -84,8 +84,6 @@ def train(
         InterruptedRun: SIGINT or SIGTERM, after a checkpoint.
     """
     check_output(config, path, resume)
-    if resume and config.train.compile == "auto":
-        config = _compiled(config, saved_config(path).train.compile)
     before = saved_summary(path) if resume else None
     if before is not None and before["complete"]:
         return before
@@ -94,9 +92,11 @@ def train(
         return _train(config, path, display, resume, processes, tracker)
 
 
-def _compiled(config: Config, how: CompileMode) -> Config:
-    """`config` with another `train.compile`."""
-    return replace(config, train=replace(config.train, compile=how))
+def _located(config: Config) -> Config:
+    """`config` with the cache as it is found from any folder."""
+    path = config.distill.cache
+    full = None if path is None else str(Path(path).expanduser().resolve())
+    return replace(config, distill=replace(config.distill, cache=full))
 
 
 def _train(
@@ -105,8 +105,10 @@ def _train(
     began = time.monotonic()
     checkpoint = path / CHECKPOINT
     resume = resume and checkpoint.exists()
-    job = build(config, processes, resumed=resume)
-    config = _compiled(config, job.stepper.compiler.mode)
+    begun = saved_config(path).train.compile if resume else None
+    job = build(config, processes, resumed=resume, begun=begun)
+    config = replace(config, train=replace(config.train, compile=job.stepper.compiler.mode))
+    config = _located(config)
     state, batches = job.state, job.batches
 
     # begin, or resume

@@ -47,7 +47,7 @@ class Stepper:
         self.objective = objective
         self.processes = processes
         self.compiler = compiler or Compiler()
-        self._known: tuple[Student, nn.Module, nn.Module] | None = None
+        self._known: tuple[Student, nn.Module] | None = None
 
     def step(
         self, state: State, parts: Iterable[Part], passes: int, *, epoch: int, index: int, rate: float
@@ -56,39 +56,20 @@ class Stepper:
 
         Returns the named terms, scalars; their sum over the processes is the term of the whole batch.
         """
-        config, seed, everyone = self.config, self.config.train.seed, self.processes.count
-        student, forward = self._student(state.student)
+        config = self.config
+        student = self._student(state.student)
         terms: dict[str, Tensor] = {}
         self.compiler.begin_step()
         for number, part in enumerate(parts):
-            rng.seed_torch(seed, epoch, (index * passes + number) * everyone + self.processes.rank)
-            place_paths(state.student, seed, epoch, index * part.total + part.rows)
-
-            # forward
-            with torch.autocast(part.images.device.type, torch.bfloat16, enabled=config.train.amp):
-                output: StudentOutput = forward(part.images)
-                answers = self.answers(part, epoch, index, number)
-
-            # objective; the gradients are averaged over the processes, hence the factor
-            found = self.objective(output.logits, output.heads, answers, part.targets)
-            loss = found.total * part.share * everyone
-            named = {name: term * part.share for name, term in found.named.items()}
-            if state.information is not None and state.statistics_optimizer is not None:
-                shift = derangement_shift(seed, epoch, index * passes + number, sum(part.sizes))
-                regulariser, estimates = self.regularise(state.information, output, shift, part)
-                loss = loss + regulariser * part.pass_share
-                named |= self.estimates_by_name(state.student, estimates * part.pass_share / everyone)
-
-            # backward
             with nullcontext() if number + 1 == passes else _without_sync(student):
-                loss.backward()  # type: ignore[no-untyped-call]
+                named = self._learn(state, student, part, epoch, index, number, passes)
             for name, value in named.items():
                 terms[name] = terms.get(name, 0) + value
 
         # update
         if config.optim.clip_grad is not None:
             norm = torch.nn.utils.clip_grad_norm_(state.student.parameters(), config.optim.clip_grad)
-            terms["gradient_norm"] = norm / everyone
+            terms["gradient_norm"] = norm / self.processes.count
         if state.information is not None and state.statistics_optimizer is not None:
             self.processes.average_gradients(list(state.information.parameters()))
         set_rate(state.optimizer, rate)
@@ -100,6 +81,33 @@ class Stepper:
         if state.ema is not None:
             state.ema.update(state.student, step=state.step)
         return terms
+
+    def _learn(
+        self, state: State, student: nn.Module, part: Part, epoch: int, index: int, number: int, passes: int
+    ) -> dict[str, Tensor]:
+        """Forward and backward of one pass; its part of the named terms."""
+        config, seed, everyone = self.config, self.config.train.seed, self.processes.count
+        rng.seed_torch(seed, epoch, (index * passes + number) * everyone + self.processes.rank)
+        place_paths(state.student, seed, epoch, index * part.total + part.rows)
+
+        # forward
+        with torch.autocast(part.images.device.type, torch.bfloat16, enabled=config.train.amp):
+            output: StudentOutput = student(part.images)
+            answers = self.answers(part, epoch, index, number)
+
+        # objective; the gradients are averaged over the processes, hence the factor
+        found = self.objective(output.logits, output.heads, answers, part.targets)
+        loss = found.total * part.share * everyone
+        named = {name: term * part.share for name, term in found.named.items()}
+        if state.information is not None and state.statistics_optimizer is not None:
+            shift = derangement_shift(seed, epoch, index * passes + number, sum(part.sizes))
+            regulariser, estimates = self.regularise(state.information, output, shift, part)
+            loss = loss + regulariser * part.pass_share
+            named |= self.estimates_by_name(state.student, estimates * part.pass_share / everyone)
+
+        # backward
+        loss.backward()  # type: ignore[no-untyped-call]
+        return named
 
     def regularise_epoch(self, state: State, batches: Batches, epoch: int) -> dict[str, Tensor]:
         """The report's Algorithm 1, once per epoch on as many unmixed samples as a batch has, in every process alike.
@@ -151,15 +159,15 @@ class Stepper:
         names = [self.objective.modules[m] for m in student.token_shapes]
         return {f"mutual_information/{name}": value for name, value in zip(names, estimates, strict=True)}
 
-    def _student(self, student: Student) -> tuple[nn.Module, nn.Module]:
-        """The student, wrapped so that its gradients are averaged over the processes; and the same, compiled."""
+    def _student(self, student: Student) -> nn.Module:
+        """The student, compiled, and wrapped so that its gradients are averaged over the processes."""
         if self._known is None or self._known[0] is not student:
-            wrapped: nn.Module = student
+            forward = self.compiler.of(student)
             if self.processes.count > 1:
                 device = next(student.parameters()).device
-                wrapped = DistributedDataParallel(student, device_ids=[device] if device.type == "cuda" else None)
-            self._known = student, wrapped, self.compiler.of(wrapped)
-        return self._known[1:]
+                forward = DistributedDataParallel(forward, device_ids=[device] if device.type == "cuda" else None)
+            self._known = student, forward
+        return self._known[1]
 
 
 def _without_sync(student: nn.Module) -> AbstractContextManager[None]:

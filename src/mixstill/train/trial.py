@@ -209,7 +209,9 @@ def weights_size(job: Job) -> int:
 
 
 def answers_size(job: Job) -> int:
-    """Bytes that a cache of the teachers' answers to all steps takes."""
+    """Bytes that a cache of the teachers' answers to all steps takes; 0 without teachers."""
+    if not len(job.teachers.members):
+        return 0
     batches, form = job.batches, form_of(job.config, job.facts.num_classes)
     return len(job.teachers.members) * batches.last * record_bytes(batches.size, form.classes, form.top_k)
 

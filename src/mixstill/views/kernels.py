@@ -30,15 +30,27 @@ def compiled(backend: str | None = "inductor") -> Iterator[None]:
 
 
 def kernel(function: Callable[P, R]) -> Callable[P, R]:
-    """A function of tensors [B, ...] without a graph break; it is compiled once for batches of any size."""
+    """A function of tensors [B, ...] without a graph break; it is compiled once for batches of any size.
+
+    Where it cannot be compiled it runs as it is.
+    """
 
     @cache
     def by(backend: str) -> Callable[P, R]:
         return torch.compile(function, fullgraph=True, dynamic=True, backend=backend)
 
+    failed: set[str] = set()
+
     @wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
         backend = _backend.get()
-        return (function if backend is None else by(backend))(*args, **kwargs)
+        if backend is None or backend in failed:
+            return function(*args, **kwargs)
+        try:
+            return by(backend)(*args, **kwargs)
+        except Exception:  # a compiler fails in many ways; what is wrong with the arguments, the function tells itself
+            found = function(*args, **kwargs)
+            failed.add(backend)
+            return found
 
     return run
