@@ -55,7 +55,7 @@ class Task:
 
     @property
     def compiled(self) -> bool:
-        """Whether a program that can compile does: at its best it does not in float32 on a CPU, where that is slower."""
+        """Whether a program that can compile does; at its best not in float32 on a CPU, where that is slower."""
         return self.precision == "same" or (self.precision == "best" and (self.device == "cuda" or self.bf16))
 
     @property
