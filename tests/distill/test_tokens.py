@@ -5,7 +5,8 @@ import pytest
 import torch
 from scipy.special import erf
 
-from mixstill.distill.tokens import TOKEN_STD, TokenModule, Tokens
+from mixstill.distill import tokens
+from mixstill.distill.tokens import TOKEN_STD, ChannelStep, SpatialStep, TokenModule, Tokens
 
 B, N, C, K = 3, 6, 4, 5
 KINDS = ["spatial+channel", "spatial", "channel", "none"]
@@ -133,3 +134,34 @@ def test_a_module_without_a_start_needs_the_earlier_tokens(tokens):
     module = TokenModule(N, C, K, tokens=tokens, learned_start=False)
     with pytest.raises(RuntimeError, match="needs the tokens of the earlier module"):
         module(torch.randn(B, N, C))
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("kind", [SpatialStep, ChannelStep])
+def test_a_step_is_that_of_joined_features_compiled_or_not(kind, compiled, monkeypatch) -> None:
+    """The equation with the token really joined, in float64."""
+    torch.manual_seed(0)
+    step, features = kind(5, 7, 6).double(), torch.randn(3, 5, 7, dtype=torch.float64)
+    for parameter in step.parameters():
+        torch.nn.init.normal_(parameter)
+    token = torch.randn(3, 7 if kind is SpatialStep else 5, dtype=torch.float64)
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: compiled)
+    if kind is SpatialStep:
+        rows = step.norm(torch.cat([features, token.unsqueeze(1)], dim=1)).transpose(1, 2)
+    else:
+        rows = step.norm(torch.cat([features, token.unsqueeze(2)], dim=2))
+    first, _, last = step.mlp
+    hidden = rows @ first.weight.T + first.bias
+    gelu = hidden * (1 + torch.erf(hidden / 2**0.5)) / 2
+    expected = (gelu @ last.weight.T + last.bias).squeeze(-1) + token
+    torch.testing.assert_close(step(features, token), expected, atol=1e-12, rtol=1e-12)
+
+
+def test_large_features_in_float16_do_not_overflow_the_variance() -> None:
+    step = ChannelStep(5, 64, 8)
+    features, token = 300 * torch.randn(2, 5, 64), 300 * torch.randn(2, 5)
+    exact = tokens._joint_norm(step.norm, features, token)
+    found = tokens._joint_norm(step.norm.half(), features.half(), token.half())
+    for ours, theirs in zip(found, exact, strict=True):
+        assert ours.dtype == torch.float16
+        torch.testing.assert_close(ours.float(), theirs, atol=5e-3, rtol=5e-3)

@@ -78,14 +78,16 @@ def _joint_norm(norm: nn.LayerNorm, features: Tensor, token: Tensor) -> tuple[Te
 
     Mean and variance are those of Z, with one more entry taken in (Chan et al., 1979).
     """
-    token, count = token.unsqueeze(2), features.shape[2] + 1
-    variance, mean = torch.var_mean(features.to(norm.weight.dtype), dim=2, correction=0, keepdim=True)
+    exact = torch.promote_types(norm.weight.dtype, torch.float32)  # as LayerNorm's own statistics
+    features, token, count = features.to(exact), token.to(exact).unsqueeze(2), features.shape[2] + 1
+    variance, mean = torch.var_mean(features, dim=2, correction=0, keepdim=True)
     gap = token - mean
     mean = mean + gap / count
     scale = torch.rsqrt((variance + gap.square() / count) * ((count - 1) / count) + norm.eps)
     weight, bias = norm.weight, norm.bias
     normalised = (features - mean) * scale * weight[:-1] + bias[:-1]
-    return normalised, ((token - mean) * scale * weight[-1] + bias[-1]).squeeze(2)
+    own = ((token - mean) * scale * weight[-1] + bias[-1]).squeeze(2)
+    return normalised.to(weight.dtype), own.to(weight.dtype)
 
 
 def _head(width: int, num_classes: int) -> nn.Module:
