@@ -1,8 +1,9 @@
 """What many tests need: a config that trains in a blink, two teachers on disk, the command line in process."""
 
 import json
+import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -94,6 +95,18 @@ class Built:
         self.stepper.answers.begin(self.state.step, self.batches.last, quiet.say)
         fit(self.state, self.batches, self.stepper, lambda: score, journal, folder / "last.pt", quiet)
         return [json.loads(line) for line in journal.path.read_text().splitlines()]
+
+
+@pytest.fixture
+def nothing_compiled(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No compiled code from other tests, and none left for them; what Dynamo counts starts from zero."""
+    from torch._dynamo.utils import counters  # slow to import
+
+    monkeypatch.setattr(logging.getLogger("torch.__trace"), "disabled", True)  # pytest's handler would have it all
+    torch.compiler.reset()
+    counters.clear()
+    yield
+    torch.compiler.reset()
 
 
 @pytest.fixture(scope="session")

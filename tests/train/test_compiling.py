@@ -2,7 +2,6 @@
 
 import copy
 import json
-import logging
 
 import pytest
 import timm
@@ -24,16 +23,7 @@ from mixstill.train.compiling import Compiler, choose, estimate, has_compiler
 from mixstill.train.run import saved_config, train
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
-pytestmark = pytest.mark.filterwarnings("ignore:.*:DeprecationWarning")
-
-
-@pytest.fixture(autouse=True)
-def fresh(monkeypatch):
-    monkeypatch.setattr(logging.getLogger("torch.__trace"), "disabled", True)  # pytest's handler would have it all
-    torch.compiler.reset()
-    counters.clear()
-    yield
-    torch.compiler.reset()
+pytestmark = [pytest.mark.filterwarnings("ignore:.*:DeprecationWarning"), pytest.mark.usefixtures("nothing_compiled")]
 
 
 @pytest.fixture

@@ -1,7 +1,5 @@
 """The inner functions of the views have no graph break, and give the same pixels compiled, for batches of any size."""
 
-import logging
-
 import pytest
 import torch
 from torch._dynamo.utils import counters
@@ -18,13 +16,7 @@ KERNELS = 16
 MEAN = (0.5, 0.4, 0.3)
 
 
-@pytest.fixture(autouse=True)
-def fresh(monkeypatch):
-    monkeypatch.setattr(logging.getLogger("torch.__trace"), "disabled", True)  # pytest's handler would have it all
-    torch.compiler.reset()
-    counters.clear()
-    yield
-    torch.compiler.reset()
+pytestmark = pytest.mark.usefixtures("nothing_compiled")
 
 
 def views(config: ViewsConfig, epoch: int, count: int) -> torch.Tensor:
