@@ -23,16 +23,12 @@ from mixstill.config import Config
 from mixstill.data import Resident
 from mixstill.data.images import STATISTICS
 from mixstill.distill.classifier import Facts, build_student, save_student
-from mixstill.distill.objective import Objective
 from mixstill.distill.placement import Placement
 from mixstill.distill.teachers import Teachers
-from mixstill.train.answers import Answers
 from mixstill.train.batch import Batches
-from mixstill.train.build import Job, student_pixels
-from mixstill.train.compiling import choose
+from mixstill.train.build import Job, make_stepper, student_pixels
 from mixstill.train.device import pick_device
 from mixstill.train.state import State
-from mixstill.train.step import Stepper
 from mixstill.train.trial import time_steps
 
 CLASSES = {"cifar100": 100, "folder": 1000}
@@ -92,16 +88,8 @@ def made(config: Config, folder: Path, device: torch.device) -> Job:
     files = {teacher: str(untrained(teacher, folder, facts)) for teacher in {p.teacher for p in placements}}
     teachers = Teachers([replace(p, teacher=files[p.teacher]) for p in placements], facts).to(device)
     student = build_student(config, classes).to(device)
-    objective = Objective(
-        config.distill, config.train.smoothing, teachers.module_names, teachers.module_teacher, teachers.names
-    )
-    state, batches = State.start(config, student), Batches(data, config, size)
-    compiler = choose(config, device, batches)
-    batches = replace(batches, compiled=compiler.mode != "never" and device.type == "cuda")
-    if config.train.amp:
-        teachers.round_weights()
-    answers = Answers(teachers, batches, compiled=compiler.of(teachers))
-    stepper = Stepper(config, teachers, objective, answers=answers, compiler=compiler)
+    state = State.start(config, student)
+    batches, stepper = make_stepper(config, device, facts, teachers, Batches(data, config, size))
     return Job(config, device, facts, {"train": data, "test": data}, ["test"], teachers, state, batches, stepper)
 
 

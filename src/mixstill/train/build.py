@@ -95,9 +95,6 @@ def build(
     started = [] if resumed else start(student, config, facts)
     student.to(device)
     teachers = Teachers(student.placements, facts).to(device)
-    objective = Objective(
-        config.distill, config.train.smoothing, teachers.module_names, teachers.module_teacher, teachers.names
-    )
     check_forward(student, config, size)
     if config.train.grad_checkpointing:
         checkpoint_gradients(student.backbone, config.model.name)
@@ -108,14 +105,32 @@ def build(
     state = State.start(config, student, f"{len(data)} images of {len(data.classes)} classes")
     batches = Batches(data, config, size, processes)
     check_parts(batches, state)
+    batches, stepper = make_stepper(config, device, facts, teachers, batches, begun)
+    return Job(config, device, facts, splits, measured, teachers, state, batches, stepper, started)
+
+
+def make_stepper(
+    config: Config,
+    device: torch.device,
+    facts: Facts,
+    teachers: Teachers,
+    batches: Batches,
+    begun: CompileMode | None = None,
+) -> tuple[Batches, Stepper]:
+    """The batches and the stepper of a run, compiled and with caches where it is to have them.
+
+    Raises `UserError` for caches that hold something else, and for a compilation that cannot be.
+    """
     compiler = choose(config, device, batches, begun)
     batches = replace(batches, compiled=compiler.mode != "never" and device.type == "cuda")
-    caches = open_caches(config, teachers, batches, facts)
+    caches = open_caches(config, teachers, batches, facts)  # by the weights as they were loaded
     if config.train.amp:
         teachers.round_weights()
+    objective = Objective(
+        config.distill, config.train.smoothing, teachers.module_names, teachers.module_teacher, teachers.names
+    )
     answers = Answers(teachers, batches, caches, compiler.of(teachers))
-    stepper = Stepper(config, teachers, objective, processes, answers, compiler)
-    return Job(config, device, facts, splits, measured, teachers, state, batches, stepper, started)
+    return batches, Stepper(config, teachers, objective, batches.processes, answers, compiler)
 
 
 @torch.no_grad()

@@ -62,7 +62,7 @@ class Compiler:
     def __init__(self, mode: Mode = "never", *, forced: bool = False) -> None:
         self.mode = mode
         self.forced = forced
-        self._say: Callable[[str], None] = lambda _: None
+        self.say: Callable[[str], None] = lambda _: None
         if mode != "never":
             home = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
             os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(home / "mixstill" / "compiled"))
@@ -76,13 +76,9 @@ class Compiler:
 
     def begin(self, say: Callable[[str], None]) -> None:
         """Tell what is to come, and later what could not be compiled."""
-        self._say = say
+        self.say = say
         if self.mode != "never":
             say("student and teachers are compiled: the first step may take a minute or two")
-
-    def warn(self, text: str) -> None:
-        """What could not be compiled."""
-        self._say(text)
 
     def begin_step(self) -> None:
         """What CUDA graphs gave in the step before may be overwritten."""
@@ -111,7 +107,7 @@ class _Compiled(nn.Module):
             text = f"{type(self.part).__name__} cannot be compiled: {one_line(error, 160)}"
             if self.compiler.forced:
                 raise UserError(f"train.compile: {text}; choose 'never'") from error
-            self.compiler.warn(f"warning: {text}; it runs uncompiled")
+            self.compiler.say(f"warning: {text}; it runs uncompiled")
             self._run = self.part
         self._ran = True
         return found
