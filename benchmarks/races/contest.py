@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,21 @@ _LINES = 15  # of what a program said last
 
 class RaceError(Exception):
     """A contender failed."""
+
+
+@dataclass(frozen=True)
+class Length:
+    """How long a race is: `starts` of new processes, `rounds` of turns in each, `steps` in a turn, after `warm_up`."""
+
+    starts: int
+    rounds: int
+    steps: int
+    warm_up: int
+
+    @property
+    def taken(self) -> int:
+        """The steps that one process takes, its profile with them."""
+        return self.warm_up + self.rounds * self.steps + 1
 
 
 class Worker:
@@ -99,29 +115,39 @@ def environment(task: Task) -> dict[str, str]:
     return os.environ | added | ({} if task.precision == "best" else {"NVIDIA_TF32_OVERRIDE": "0"})
 
 
-def alternate(
-    tasks: Mapping[str, Task], rounds: int, steps: int, warm_up: int, profiled: bool
-) -> dict[str, dict[str, Any]]:
-    """All contenders, in turns of `steps` steps after one of `warm_up`: what each told, its turns, its profile."""
-    workers = {}
-    found: dict[str, dict[str, Any]] = {}
-    try:
-        for name, task in tasks.items():
-            workers[name] = Worker(name, task)
-        for name, worker in workers.items():
-            found[name] = {"about": worker.ready(), "turns": []}
-        for name, worker in workers.items():
-            found[name]["warm_up"] = worker.turn(steps=warm_up)
-        for _ in range(rounds):
+def alternate(tasks: Mapping[str, Task], length: Length, profiled: bool) -> dict[str, dict[str, Any]]:
+    """All contenders in turns, in new processes at each start: what each told, its turns, its profile.
+
+    One and the same program can be a fifth slower in one process than in another, for as long as the process lasts; so
+    figures come from several starts.
+    """
+    found: dict[str, dict[str, Any]] = {name: {"turns": [], "warm_up": None} for name in tasks}
+    for start in range(length.starts):
+        workers: dict[str, Worker] = {}
+        try:
+            for name, task in tasks.items():
+                workers[name] = Worker(name, task)
+                found[name]["about"] = workers[name].ready()
             for name, worker in workers.items():
-                found[name]["turns"].append(worker.turn(steps=steps))
-        for name, worker in workers.items() if profiled else ():
-            found[name]["profile"] = worker.turn(steps=1, profile=True)["profile"]
-            found[name] |= {key: value for key, value in worker.turn(steps=0).items() if key in ("shares", "answers")}
-    finally:
-        for worker in workers.values():
-            worker.end()
+                warm_up = worker.turn(steps=length.warm_up)
+                found[name]["warm_up"] = found[name]["warm_up"] or warm_up  # the first compiles
+            for _ in range(length.rounds):
+                for name, worker in workers.items():
+                    found[name]["turns"].append(worker.turn(steps=length.steps))
+            if profiled and start == length.starts - 1:
+                for name, worker in workers.items():
+                    found[name] |= profile(worker)
+        finally:
+            for worker in workers.values():
+                worker.end()
     return found
+
+
+def profile(worker: Worker) -> dict[str, Any]:
+    """The operators of a step, and what else the contender has to tell."""
+    operators = worker.turn(steps=1, profile=True)["profile"]
+    noted = worker.turn(steps=0)
+    return {"profile": operators} | {key: noted[key] for key in ("shares", "answers") if key in noted}
 
 
 def whole_runs(tasks: Mapping[str, Task], rounds: int) -> dict[str, dict[str, Any]]:

@@ -7,7 +7,7 @@
 Races: full (views, teachers, student, optimizer), student (its step on one batch in memory), views (batches on the
 device), teacher (forward passes), epoch (whole programs, from disk to weights), inference (the class head of a stripped
 student beside timm's model), overhead (ours alone: what live and cached teachers add to a step). Contenders take turns
-in one run; one whose checkout is not named does not take part.
+in one run, and new processes begin `--starts` times; one whose checkout is not named does not take part.
 """
 
 from __future__ import annotations
@@ -20,12 +20,13 @@ import signal
 import subprocess
 import sys
 import tempfile
+from dataclasses import asdict, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
-from contest import RaceError, alternate, whole_runs
+from contest import Length, RaceError, alternate, whole_runs
 from duels import DUELS, Duel
 from material import prepare
 from task import PRECISIONS, RACES, Task
@@ -37,10 +38,10 @@ sys.path.append(str(Path(__file__).parents[1]))
 
 from provenance import provenance
 
-SIZES = {"cpu": (32, 5, 2), "cuda": (1024, 10, 20)}  # batch, rounds, steps in a turn
-TOY = (8, 2, 1)
+BATCH = {"cpu": 32, "cuda": 1024}
+LENGTH = {"cpu": Length(starts=5, rounds=1, steps=3, warm_up=2), "cuda": Length(2, 5, 20, 3)}
+TOY_BATCH, TOY = 8, Length(starts=2, rounds=1, steps=1, warm_up=2)
 LONGER = {"views": 10, "teacher": 3, "inference": 10}  # times as many steps, of those that are short
-WARM_UP = {False: 3, True: 2}  # steps: compilation ends with the second or the third
 AHEAD = 16  # batches that a loader's workers may have read beyond those that were taken
 PROGRAMS = ("std", "timm", "deit")
 MOST = 50_000  # training images of CIFAR-100
@@ -53,11 +54,12 @@ def main() -> None:
     for program in PROGRAMS:
         parser.add_argument(f"--{program}", type=Path, help="checkout of its repository")
     parser.add_argument("--precision", choices=PRECISIONS, nargs="+", default=["same"])
-    parser.add_argument("--device", choices=SIZES, default="cpu")
+    parser.add_argument("--device", choices=BATCH, default="cpu")
     parser.add_argument("--data-dir", type=Path, help="CIFAR-100; default: made images")
     parser.add_argument("--teachers", type=Path, nargs=2, default=[], help="weights files; default: made, untrained")
     parser.add_argument("--batch-size", type=int)
-    parser.add_argument("--rounds", type=int)
+    parser.add_argument("--starts", type=int, help="of new processes")
+    parser.add_argument("--rounds", type=int, help="of turns after a start")
     parser.add_argument("--steps", type=int, help="in a turn")
     parser.add_argument("--images", type=int, help="of the epoch race; default: 16 batches")
     parser.add_argument(
@@ -81,12 +83,14 @@ def main() -> None:
 
 def run(race: str, precision: str, options: argparse.Namespace) -> dict[str, Any]:
     """All duels of a race, one after another."""
-    given = (options.batch_size, options.rounds, options.steps)
-    usual = TOY if options.toy else SIZES[options.device]
-    batch_size, rounds, steps = (value or other for value, other in zip(given, usual, strict=True))
-    steps *= LONGER.get(race, 1)
-    taken = WARM_UP[options.toy] + rounds * steps + 1 + AHEAD  # so that no loader begins another epoch
-    images = min(MOST, batch_size * taken) if race != "epoch" else options.images or 16 * batch_size
+    usual = TOY if options.toy else LENGTH[options.device]
+    given = {name: value for name in ("starts", "rounds", "steps") if (value := getattr(options, name))}
+    length = replace(usual, **given)
+    length = replace(length, steps=length.steps * LONGER.get(race, 1))
+    batch_size = options.batch_size or (TOY_BATCH if options.toy else BATCH[options.device])
+    images = min(MOST, batch_size * (length.taken + AHEAD))  # so that no loader begins another epoch
+    if race == "epoch":
+        images = options.images or 16 * batch_size
     device, bf16 = torch.device(options.device), computes_bfloat16(torch.device(options.device))
     result = provenance(device, options.data_dir, options.output, *checkouts(options).values(), *options.teachers) | {
         "race": race,
@@ -95,7 +99,8 @@ def run(race: str, precision: str, options: argparse.Namespace) -> dict[str, Any
         "toy": options.toy,
         "data": "CIFAR-100" if options.data_dir else "made images",
         "teachers": "given" if options.teachers else "made, untrained",
-        "settings": {"batch_size": batch_size, "rounds": rounds, "steps": steps, "images": images}
+        "settings": {"batch_size": batch_size, "images": images}
+        | asdict(length)
         | {"workers": options.workers, "cores": os.cpu_count()},
         "others": {name: state(path) for name, path in checkouts(options).items()},
         "packages": {name: metadata.version(name) for name in ("torch", "timm", "torchvision", "pillow", "numpy")},
@@ -126,7 +131,7 @@ def run(race: str, precision: str, options: argparse.Namespace) -> dict[str, Any
             }
             prepare(next(iter(tasks.values())), images, options.data_dir, options.teachers)
             try:
-                result["duels"][name] = meet(race, duel, tasks, (rounds, steps, WARM_UP[options.toy]), images)
+                result["duels"][name] = meet(race, duel, tasks, length, images)
             except RaceError as error:
                 result["duels"][name] = {"failed": str(error).replace(folder, "FOLDER")}
         tell(race, precision, name, result["duels"][name])
@@ -135,12 +140,11 @@ def run(race: str, precision: str, options: argparse.Namespace) -> dict[str, Any
     return result
 
 
-def meet(race: str, duel: Duel, tasks: dict[str, Task], turns: tuple[int, int, int], images: int) -> dict[str, Any]:
+def meet(race: str, duel: Duel, tasks: dict[str, Task], length: Length, images: int) -> dict[str, Any]:
     """One duel and what came of it."""
-    rounds, steps, warm_up = turns
     batch_size = next(iter(tasks.values())).batch_size
     profiled = race in ("full", "student", "overhead")
-    found = whole_runs(tasks, rounds) if race == "epoch" else alternate(tasks, rounds, steps, warm_up, profiled)
+    found = whole_runs(tasks, length.starts) if race == "epoch" else alternate(tasks, length, profiled)
     entries = {
         name: contender(entry, images if race == "epoch" else batch_size) | {"program": tasks[name].program}
         for name, entry in found.items()
