@@ -18,10 +18,12 @@ from torch.nn.functional import cross_entropy
 from mixstill.distill.classifier import Facts, build_student, load_classifier, save_student
 from mixstill.distill.strip import strip
 from mixstill.normalisation import CIFAR100
+from mixstill.train.memory import keep_freed_memory
 
 
 def run(task: Task, session: Session) -> None:
     """Forward passes of the fixed batch; as the loss stands the cross-entropy with its targets."""
+    keep_freed_memory()  # as `mixstill eval` does; else chance gives one of the two more page faults than the other
     model = (stripped(task) if task.variant == "stripped" else own(task)).to(task.device).eval()
     images, targets = fixed_batch(task)
     called = torch.compile(model) if task.compiled else model

@@ -56,6 +56,7 @@ def main(argv: list[str]) -> None:
     from mixstill.distill.classifier import load_classifier
     from mixstill.train.device import pick_device
     from mixstill.train.evaluate import evaluate
+    from mixstill.train.memory import keep_freed_memory
 
     classifier = load_classifier(
         line.words[0],
@@ -70,6 +71,8 @@ def main(argv: list[str]) -> None:
     config = from_dict(merge(trained or cropped, line.config))
     data, facts = config.data, classifier.facts
     device = pick_device(config.train.device)
+    if device.type == "cpu":
+        keep_freed_memory()
     resident = load_split(data, split, device, facts.input_size)
     if len(resident.classes) != facts.num_classes:
         raise UserError(

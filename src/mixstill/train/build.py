@@ -26,6 +26,7 @@ from mixstill.train.compiling import choose
 from mixstill.train.device import pick_device
 from mixstill.train.evaluate import Score, evaluate
 from mixstill.train.keys import open_caches
+from mixstill.train.memory import keep_freed_memory
 from mixstill.train.optim import build_optimizer
 from mixstill.train.processes import ALONE, Processes
 from mixstill.train.state import State
@@ -87,6 +88,8 @@ def build(
     """
     check_config(config)
     device, size = pick_device(config.train.device), student_pixels(config)
+    if device.type == "cpu":
+        keep_freed_memory()
     measured: list[SplitName] = ["val", "test"] if config.data.val_fraction else ["test"]
     splits = load_splits(config.data, ["train", *measured], device, size, views=config.views, seed=config.train.seed)
     data = splits["train"]
