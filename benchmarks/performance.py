@@ -22,11 +22,12 @@ from typing import Any
 sys.path.append(str(Path(__file__).parent / "races"))
 
 from duels import DUELS
-from page import fill, markdown, stale
+from page import fill, stale
 from task import PRECISIONS, RACES
 
 from mixstill.distill.published import PAPER
 from mixstill.distill.sizes import size_of
+from mixstill.markdown import grid
 
 ROOT = Path(__file__).parents[1]
 PAGE, RESULTS = ROOT / "docs" / "performance.md", ROOT / "results"
@@ -109,7 +110,7 @@ def tables(results: Results) -> dict[str, str]:
             f"operators, {device}": operators(results, device),
             f"sources, {device}": sources(results, device),
         }
-    return {name: markdown(list(found)) for name, found in rows.items()}
+    return {name: grid(list(found)) for name, found in rows.items()}
 
 
 def bars(results: Results, device: str) -> Iterator[dict[str, Any]]:

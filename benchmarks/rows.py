@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 from pathlib import Path
 from typing import Any
 
 from provenance import head
+
+from mixstill.spread import shown, spread
 
 
 def main() -> None:
@@ -50,27 +51,19 @@ def _row(text: str) -> tuple[str, dict[str, Any]]:
         "machine": first["machine"],
     }
     for key in ("top1", "top5", "loss"):
-        row[key] = _spread([summary[key] for summary in summaries])
+        row[key] = spread([summary[key] for summary in summaries])
     row["heads"] = {
-        head: _spread([summary["heads"]["test"][head]["top1"] for summary in summaries])
+        head: spread([summary["heads"]["test"][head]["top1"] for summary in summaries])
         for head in first["heads"]["test"]
     }
     return name, row
-
-
-def _spread(values: list[float]) -> dict[str, Any]:
-    deviation = statistics.stdev(values) if len(values) > 1 else None
-    return {"mean": statistics.fmean(values), "std": deviation, "values": values}
 
 
 def table(result: dict[str, Any]) -> str:
     """The rows as a Markdown table."""
     lines = ["| row | parameters | top-1 | top-5 | seeds | minutes |", "|---|---|---|---|---|---|"]
     for name, row in result["rows"].items():
-        top1, top5 = (
-            f"{row[key]['mean']:.2f}" + ("" if row[key]["std"] is None else f" ± {row[key]['std']:.2f}")
-            for key in ("top1", "top5")
-        )
+        top1, top5 = (shown(row[key]) for key in ("top1", "top5"))
         minutes = ", ".join(str(value) for value in row["minutes"])
         lines.append(f"| {name} | {row['parameters']:,} | {top1} | {top5} | {len(row['seeds'])} | {minutes} |")
     return "\n".join(lines)

@@ -20,7 +20,7 @@ from typing import Any
 
 import timm
 import torch
-from page import fill, markdown
+from page import fill
 
 from mixstill import recipes
 from mixstill.config import Config
@@ -29,6 +29,7 @@ from mixstill.distill.classifier import build_student, enlarged, sketch_student
 from mixstill.distill.placement import Placement
 from mixstill.distill.registry import PREFIX
 from mixstill.distill.sizes import count_macs, count_parameters, size_of
+from mixstill.markdown import grid
 from mixstill.models.create import pixels
 
 CLASSES, IMAGES = 1000, 1_281_167  # of ImageNet-1k
@@ -353,7 +354,7 @@ def main() -> None:
     if options["json"]:
         print(json.dumps(found, indent=1))
     else:
-        printed = {name: markdown(rows) for name, rows in found.items()}
+        printed = {name: grid(rows) for name, rows in found.items()}
         print("\n\n".join(printed.values()))
         if options["page"] is not None:
             fill(options["page"], printed)

@@ -13,14 +13,14 @@ FILES = sorted(SOURCE.rglob("*.py"))
 
 # Units (a module or package right under mixstill) from the ground up; those of one floor do not know each other.
 FLOORS = [
-    {"errors", "files", "normalisation"},
+    {"errors", "files", "markdown", "normalisation", "spread"},
     {"config", "rng"},
     {"schema"},
     {"models", "views", "overrides", "recipes"},
     {"data"},
     {"distill"},
     {"train"},
-    {"teaching"},
+    {"teaching", "reproduction"},
     {"commands"},
     {"cli"},
     {"__main__", "__init__"},

@@ -175,7 +175,7 @@ def test_the_page_shows_what_is_printed(monkeypatch) -> None:
     page = (ROOT / "docs" / "scale.md").read_text(encoding="utf-8").splitlines()
     for name, rows in scale.tables(scale.Machine()).items():
         assert f"<!-- table: {name} -->" in page
-        assert set(scale.markdown(rows).splitlines()) <= set(page)
+        assert set(scale.grid(rows).splitlines()) <= set(page)
     for name in recipes.names():
         if name.startswith("imagenet-"):
             shown = [line for line in page if line.startswith(f"| {name.removeprefix('imagenet-')} |")]

@@ -19,6 +19,7 @@ COMMANDS = {
     "predict": "classify images",
     "models": "backbones and students with their sizes",
     "strip": "the plain student of a run, as a checkpoint of timm",
+    "reproduce": "the table of a published experiment, trained again",
     "recipes": "the shipped recipes and their measured results",
 }
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import statistics
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -42,6 +41,7 @@ def main(argv: list[str]) -> None:
     output = Path(options.get("output", Path("runs", "demo"))).expanduser()
 
     from mixstill.files import write_json
+    from mixstill.spread import spread
     from mixstill.train.device import machine, pick_device
 
     rows: dict[str, list[float]] = {}
@@ -52,8 +52,8 @@ def main(argv: list[str]) -> None:
     result = {
         "recipe": recipe,
         "seeds": list(seeds),
-        "top1": {name: _spread(values) for name, values in rows.items()},
-        "gain": _spread(gains),
+        "top1": {name: spread(values) for name, values in rows.items()},
+        "gain": spread(gains),
         "machine": machine(pick_device(config.train.device)),
     }
     write_json(output / "demo.json", result)
@@ -84,26 +84,20 @@ def _one_seed(config: Config, folder: Path, seed: int) -> dict[str, float]:
     return found
 
 
-def _spread(values: list[float]) -> dict[str, Any]:
-    """Mean, standard deviation over seeds (0 for one seed) and the values."""
-    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
-    return {"mean": statistics.fmean(values), "std": deviation, "values": values}
-
-
 def _print(result: dict[str, Any], output: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from mixstill.spread import shown
+
     seeds = len(result["seeds"])
     table = Table(title=f"{result['recipe']}: top-1 on test after the last epoch, {seeds} seeds")
-    shown = result["seeds"] if seeds <= 5 else []  # more do not fit on a terminal; demo.json has them all
-    for heading in ("", "mean", "± std", *(f"seed {seed}" for seed in shown)):
+    single = result["seeds"] if seeds <= 5 else []  # more do not fit on a terminal; demo.json has them all
+    for heading in ("", "mean ± std", *(f"seed {seed}" for seed in single)):
         table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
     for name, row in result["top1"].items():
-        values = (row["mean"], row["std"], *(row["values"] if shown else ()))
-        table.add_row(name, *(f"{value:.2f}" for value in values))
+        table.add_row(name, shown(row), *(f"{value:.2f}" for value in row["values"] if single))
     Console().print(table)
     gain = result["gain"]
-    distance = f"{gain['mean']:+.2f} ± {gain['std']:.2f} points"
-    print(f"STD student minus plain student: {distance} (same seeds, steps and data)")
+    print(f"STD student minus plain student: {shown(gain, '+')} points (same seeds, steps and data)")
     print(f"The runs are in {output}")

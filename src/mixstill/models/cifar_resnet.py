@@ -249,6 +249,7 @@ def _public(depth: int, millions: float, cifar100: tuple[str, float], cifar10: t
 
 DEPTHS = {
     "cifar_resnet8": Entry("8 layers, 0.1 M parameters: below the paper's, for quick teachers.", _CFG, {"depth": 8}),
+    "cifar_resnet14": Entry("14 layers, 0.2 M parameters: below the paper's, for quick teachers.", _CFG, {"depth": 14}),
     "cifar_resnet20": _public(20, 0.28, cifar100=("23dac2f1", 68.8), cifar10=("4118986f", 92.6)),
     "cifar_resnet32": _public(32, 0.47, cifar100=("84213ce6", 70.2), cifar10=("ef93fc4d", 93.5)),
     "cifar_resnet44": _public(44, 0.67, cifar100=("ffe32858", 71.6), cifar10=("2a3cabcb", 94.0)),

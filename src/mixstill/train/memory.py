@@ -9,7 +9,7 @@ _NEVER = -1
 
 
 def keep_freed_memory() -> bool:
-    """Tell glibc to keep what is freed for the next tensor; whether it was told (elsewhere there is no need, or no way).
+    """Tell glibc to keep what is freed for the next tensor; whether it was told (elsewhere there is no way).
 
     By itself it gives large blocks back to the system and asks for them again in the next step, which hands out each
     page anew, filled with zeros: hundreds of thousands of page faults per step, a quarter of its time. The process

@@ -23,6 +23,7 @@ from mixstill.train.journal import Journal
 from mixstill.train.loop import fit
 from mixstill.train.processes import Processes, joined
 from mixstill.train.progress import Display
+from mixstill.train.source import commit
 from mixstill.train.tracker import Backend, open_tracker
 from mixstill.train.trial import teacher_warnings
 
@@ -162,6 +163,7 @@ def _train(
         "seconds": round(time.monotonic() - began, 1),
         "processes": processes.count,
         "machine": machine(job.device),
+        "commit": commit(),
         "config": to_dict(config),
     }
     if processes.main:

@@ -1,0 +1,1 @@
+"""Tables of published experiments, trained again: rows, runs, and what came of them."""

@@ -1,0 +1,140 @@
+"""The runs of an experiment: every row and seed with its config and place, and the teachers before them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from mixstill import recipes
+from mixstill.config import Config
+from mixstill.distill.placement import Placement
+from mixstill.errors import UserError, unknown
+from mixstill.reproduction.rows import ABLATIONS, MAIN, Experiment, Row, Scale
+from mixstill.schema import RawConfig, merge
+from mixstill.train.run import CONFIG_FILE, check_output, saved_config
+
+_SHARED = ("data", "train")  # sections whose fields, given on the command line, hold for the teachers too
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run directory; it may begin when the runs in `needs` are finished."""
+
+    name: str
+    config: Config
+    path: Path
+    needs: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Where the runs of an experiment lie, and what they are.
+
+    name: of the scale.
+    overrides: config fields from the command line; those of the data and the loop hold for the teachers too.
+    """
+
+    experiment: Experiment
+    name: str
+    output: Path
+    overrides: RawConfig
+
+    @property
+    def scale(self) -> Scale:
+        """The size at which all is run."""
+        return self.experiment.scales[self.name]
+
+    def teachers(self) -> list[Run]:
+        """The teachers, each trained once for all rows and seeds."""
+        return [self._teacher(name) for name in self.scale.teachers]
+
+    def run_of(self, row: Row, seed: int) -> Run:
+        """The run of a row; a row that is another's at a different head has that one's."""
+        if row.head_of is not None:
+            return self.run_of(next(other for other in self.experiment.rows if other.name == row.head_of), seed)
+        config = self._student(row, seed)
+        path = self.output / f"seed{seed}" / row.name
+        names = [Placement.parse(text).teacher for text in config.distill.teachers]
+        paths = {name: self._teacher(name).path.resolve() for name in names}
+        placed = [
+            replace(Placement.parse(text), teacher=str(paths[name]))
+            for text, name in zip(config.distill.teachers, names, strict=True)
+        ]
+        cache = config.distill.cache or str((self.output / "cache").resolve())
+        distill = replace(config.distill, teachers=tuple(map(str, placed)), cache=cache if placed else None)
+        return Run(f"{row.name}, seed {seed}", replace(config, distill=distill), path, tuple(paths.values()))
+
+    def runs(self, rows: Iterable[Row], seeds: Sequence[int]) -> list[Run]:
+        """The runs of these rows, in order of importance, behind the teachers that they need."""
+        found = {run.path: run for row in rows for run in (self.run_of(row, seed) for seed in seeds)}
+        needed = {path for run in found.values() for path in run.needs}
+        return [run for run in self.teachers() if run.path.resolve() in needed] + list(found.values())
+
+    def seeds(self) -> list[int]:
+        """The seeds that there are runs of."""
+        names = [path.name.removeprefix("seed") for path in self.output.glob("seed*") if path.is_dir()]
+        return sorted(int(name) for name in names if name.isdecimal())
+
+    def _teacher(self, name: str) -> Run:
+        recipe = self.scale.teachers[name].recipe
+        given = {section: dict(self.overrides.get(section, {})) for section in _SHARED}
+        return Run(
+            f"teacher {recipe}",
+            recipes.load(recipe, merge(self.scale.teacher, given)),
+            self.output / "teachers" / recipe,
+        )
+
+    def _student(self, row: Row, seed: int) -> Config:
+        name = recipes.load(row.recipe).model.name
+        model: dict[str, Any] = {"model": {"name": self.scale.models.get(name, name)}}
+        layers: list[Mapping[str, Any]] = [
+            model,
+            self.scale.student,
+            row.overrides,
+            self.overrides,
+            {"train": {"seed": seed}},
+        ]
+        over: RawConfig = {}
+        for layer in layers:
+            over = merge(over, layer)
+        return recipes.load(row.recipe, over)
+
+
+def chosen(experiment: Experiment, words: Sequence[str]) -> list[Row]:
+    """The rows that the words name: rows, groups, `main` or `ablations`; all for none. In the experiment's order."""
+    names = {row.name for row in experiment.rows}
+    groups = {row.group for row in experiment.rows}
+    for word in words:
+        if word not in names | groups | {ABLATIONS}:
+            raise unknown("--rows", word, names | groups | {ABLATIONS})
+    return [
+        row
+        for row in experiment.rows
+        if not words or {row.name, row.group, MAIN if row.group == MAIN else ABLATIONS} & set(words)
+    ]
+
+
+def check_places(runs: Iterable[Run]) -> None:
+    """Raises `UserError` where a place holds another run than the one that belongs there."""
+    for run in runs:
+        if (run.path / CONFIG_FILE).exists():
+            try:
+                check_output(at_home(run).config, run.path, resume=True)
+            except UserError as error:
+                raise UserError(f"output: {run.name} was run otherwise: {error}; choose another --output") from error
+
+
+def at_home(run: Run) -> Run:
+    """The run with its teachers where they lay when it began, if they are called the same: folders may be moved."""
+    if not (run.path / CONFIG_FILE).exists():
+        return run
+    saved, config = saved_config(run.path).distill.teachers, run.config
+    same = [_named(text) for text in saved] == [_named(text) for text in config.distill.teachers]
+    return replace(run, config=replace(config, distill=replace(config.distill, teachers=saved))) if same else run
+
+
+def _named(text: str) -> tuple[str, str]:
+    placement = Placement.parse(text)
+    return Path(placement.teacher).name, placement.place
