@@ -12,7 +12,7 @@ from mixstill.errors import RunError, UserError, many, unknown
 from mixstill.overrides import parse
 
 EXPERIMENTS = ("cifar100",)
-FIXED = ("model.name", "model.init_from", "distill.teachers", "data.dataset", "train.seed")
+FIXED = ("model.name", "model.init_from", "distill.teachers", "data.dataset", "train.seed", "train.max_steps")
 
 USAGE = """usage: mixstill reproduce cifar100 --data-dir DIR [--rows ROW,...] [--seeds N] [--scale full|micro]
                           [--output DIR] [--jobs N] [--FIELD VALUE ...]
@@ -45,7 +45,7 @@ def main(argv: list[str]) -> None:
     for section, values in line.config.items():
         for field in values:
             if f"{section}.{field}" in FIXED:
-                raise UserError(f"{section}.{field}: cannot be given to reproduce; it is what the rows differ in")
+                raise UserError(f"{section}.{field}: cannot be given to reproduce; its rows settle it")
 
     from mixstill.reproduction.cifar100 import CIFAR100
     from mixstill.reproduction.experiment import reproduce
