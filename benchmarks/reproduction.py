@@ -12,7 +12,9 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from page import fill, stale
 
@@ -26,15 +28,19 @@ ABSENT = "Not measured."
 
 def tables(results: Path) -> dict[str, str]:
     """All tables by name."""
+    pieces = {"rows": rows, "teachers": teachers, "summary": summary, "source": source}
     found = {}
     for name in NAMES:
         path = results / f"reproduce-{name}" / "table.json"
         table = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
-        pieces = {"rows": rows, "teachers": teachers, "summary": summary}
         found |= {f"{name}, {piece}": ABSENT if table is None else make(table) for piece, make in pieces.items()}
-        source = None if table is None else f"`{table['command']}`, commit {table['commit']}, {table['jobs']} runs at a time."
-        found[f"{name}, source"] = source or ABSENT
     return found
+
+
+def source(table: Mapping[str, Any]) -> str:
+    """The command, commit and machine of a table."""
+    machine = table["machine"]
+    return f"`{table['command']}`, commit {table['commit']}, {table['jobs']} runs at a time on {machine['device']}."
 
 
 def main() -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 from pathlib import Path
-from typing import Any
 
 from mixstill import recipes
 from mixstill.config import Config
@@ -33,7 +33,8 @@ class Plan:
     """Where the runs of an experiment lie, and what they are.
 
     name: of the scale.
-    overrides: config fields from the command line; those of the data and the loop hold for the teachers too.
+    overrides: config fields from the command line; those of the data and the loop hold for the teachers too, and what
+        sets a row apart goes over them.
     """
 
     experiment: Experiment
@@ -88,18 +89,9 @@ class Plan:
 
     def _student(self, row: Row, seed: int) -> Config:
         name = recipes.load(row.recipe).model.name
-        model: dict[str, Any] = {"model": {"name": self.scale.models.get(name, name)}}
-        layers: list[Mapping[str, Any]] = [
-            model,
-            self.scale.student,
-            row.overrides,
-            self.overrides,
-            {"train": {"seed": seed}},
-        ]
-        over: RawConfig = {}
-        for layer in layers:
-            over = merge(over, layer)
-        return recipes.load(row.recipe, over)
+        model = {"model": {"name": self.scale.models.get(name, name)}}
+        layers = [model, self.scale.student, self.overrides, row.overrides, {"train": {"seed": seed}}]
+        return recipes.load(row.recipe, reduce(merge, layers, {}))
 
 
 def chosen(experiment: Experiment, words: Sequence[str]) -> list[Row]:
