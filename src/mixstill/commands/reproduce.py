@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ give the same command again.
   --json          print the table as one JSON object
 
 Fields of the config hold for every row; those of data and train for the teachers too. The teachers' answers are stored
-in OUTPUT/cache for all rows (--cache DIR: elsewhere).
+in OUTPUT/cache for all rows of a seed, 10 MB per epoch and teacher (--cache DIR: elsewhere; --cache null: not at all).
 """
 
 
@@ -60,7 +61,7 @@ def main(argv: list[str]) -> None:
         chosen(CIFAR100, line.options.get("rows", "").replace(",", " ").split()),
         range(line.whole("seeds") or 1),
         jobs=line.whole("jobs"),
-        command=shlex.join(["mixstill", "reproduce", *("DIR" if Path(word).is_absolute() else word for word in argv)]),
+        command=shlex.join(["mixstill", "reproduce", *_without(argv, "rows", "jobs", "json")]),
         say=lambda text: print(text, file=sys.stderr, flush=True),
     )
     if "json" in line.options:
@@ -71,6 +72,19 @@ def main(argv: list[str]) -> None:
         raise RunError(
             f"{many(len(table['failed']), 'run')} failed: {', '.join(table['failed'])}; the table lacks them"
         )
+
+
+def _without(argv: Sequence[str], *names: str) -> list[str]:
+    """The words without these options and their values; paths of this machine stand as DIR."""
+    kept: list[str] = []
+    dropped = False
+    for word in argv:
+        option = word.removeprefix("--").partition("=")[0] if word.startswith("--") else None
+        dropped = option in names if option is not None else dropped
+        if not dropped:
+            name, equals, value = word.rpartition("=")
+            kept.append(f"{name}{equals}DIR" if Path(value).expanduser().is_absolute() else word)
+    return kept
 
 
 def _print(table: dict[str, Any], output: Path) -> None:

@@ -49,7 +49,13 @@ _ROWS = (
     # below, each is `std` but for what it says
     Row("class-head", "the class head alone at inference", "head", head_of="std", head="class"),
     Row("distill-head", "the distillation heads alone at inference", "head", head_of="std", head="distill"),
-    Row("soft", "soft distillation, temperature 3", "kind", "cifar100-std", {"distill": {"kind": "soft", "tau": 3.0}}),
+    Row(
+        "soft",
+        "soft distillation, temperature 3, the same alpha",
+        "kind",
+        "cifar100-std",
+        {"distill": {"kind": "soft", "tau": 3.0}},
+    ),
     Row("no-mi", "no regulariser", "regulariser", "cifar100-std", _NO_MI),
     Row(
         "no-tokens",
@@ -68,7 +74,7 @@ _ROWS = (
     Row("entropy", "the less sure teacher weighs more", "weights", "cifar100-std", {"distill": {"weights": "entropy"}}),
     Row(
         "mi-epoch",
-        "the regulariser once per epoch",
+        "the regulariser once per epoch as in the report: weight 1, SGD at 0.01 on all weights",
         "regulariser",
         "cifar100-std",
         {"mi": {"weight": 1.0, "every": "epoch", "lr": 0.01}},
@@ -82,6 +88,7 @@ _PARTS = (
     Part("STD-52 over the plain student", "std-52", "plain"),
     Part("STD-56 over the plain student", "std-56", "plain"),
     Part("the distillation heads: their average with the class head over the class head alone", "std", "class-head"),
+    Part("the distillation heads alone over the class head alone", "distill-head", "class-head"),
     Part("hard over soft distillation", "std", "soft"),
     Part("the regulariser, in each step, over none", "std", "no-mi"),
     Part("the regulariser, once per epoch, over none", "mi-epoch", "no-mi"),
@@ -92,7 +99,7 @@ _PARTS = (
     Part("both teachers over the small one, at the last block", "last", "small"),
     Part("confidence over uniform weights", "std", "uniform"),
     Part("confidence over entropy weights", "std", "entropy"),
-    Part("one STD module over DeiT's token, the large teacher", "large", "deit"),
+    Part("one STD module and its regulariser over DeiT's token, the large teacher", "large", "deit"),
 )
 
 _FULL = Scale(

@@ -41,9 +41,10 @@ def draw(plan: Plan, seeds: Sequence[int], path: Path) -> None:
 
 def _curve(plan: Plan, row: Row, seed: int) -> Curve:
     """The evaluations of a run so far."""
-    path = plan.run_of(row, seed).path / METRICS_FILE
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
-    measured = [line for line in lines if "eval" in line]
+    path = plan.place(row, seed) / METRICS_FILE
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    whole = [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]  # it may be written to
+    measured = [line for line in whole if "eval" in line]
     return {
         line["epoch"] + 1: next(line["eval"][name] for name in HEADS if name in line["eval"])["top1"]
         for line in measured

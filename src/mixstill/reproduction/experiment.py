@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from mixstill.data import load_split
-from mixstill.errors import one_line
+from mixstill.data import load_splits
+from mixstill.errors import UserError, one_line
 from mixstill.files import write_atomically, write_json
 from mixstill.reproduction.curves import draw
+from mixstill.reproduction.lock import locked
 from mixstill.reproduction.plan import Plan, at_home, check_places
-from mixstill.reproduction.pool import room, train_all
+from mixstill.reproduction.pool import finished, room, train_all
 from mixstill.reproduction.rows import Row
 from mixstill.reproduction.table import collect, page
 from mixstill.reproduction.verdict import sentences
@@ -26,22 +27,28 @@ def reproduce(
 ) -> dict[str, Any]:
     """Train what is not finished, `jobs` runs at a time, and return the table; table, page and curves are written.
 
-    `failed` in the table are the runs that failed, with their last words. Rows that were trained earlier stand in the
-    table too. Raises `UserError`, before anything is written, for configs, data or an output that do not fit, and
+    `failed` in the table are the runs that failed, with their last words; `command`, `commit`, `machine` and `jobs` are
+    of this call. Rows that were trained earlier stand in the table too; each row has its own.
+
+    Raises `UserError`, before anything is written, for configs, data or an output that do not fit, and
     `InterruptedRun` on SIGINT and SIGTERM.
     """
+    if plan.output.exists() and not plan.output.is_dir():
+        raise UserError(f"output: {str(plan.output)!r} is not a directory")
     runs = plan.runs(rows, seeds)
-    check_places([*runs, *plan.runs(plan.experiment.rows, plan.seeds())])
+    places = [(row, seed) for row in plan.experiment.rows for seed in plan.seeds() if plan.place(row, seed).exists()]
+    check_places([*runs, *plan.teachers(), *(plan.run_of(row, seed) for row, seed in places)])
     for run in runs:
         check_config(run.config)
     config = runs[-1].config
-    load_split(config.data, "test", "cpu", student_pixels(config))
+    load_splits(config.data, ["train", "test"], "cpu", student_pixels(config))
     device = pick_device(config.train.device)
     jobs = jobs or room(device, config.train.threads, plan.scale.gigabytes)
     about: dict[str, Any] = {
         "title": plan.experiment.title,
         "scale": plan.name,
         "what": plan.scale.what,
+        "settings": {"student": plan.scale.student, "teacher": plan.scale.teacher, "all": plan.overrides},
         "command": command,
         "commit": commit(),
         "machine": machine(device),
@@ -50,17 +57,19 @@ def reproduce(
     plan.output.mkdir(parents=True, exist_ok=True)
 
     def write(failed: dict[str, str]) -> dict[str, Any]:
-        table = about | collect(plan, plan.seeds()) | {"failed": failed}
+        table = about | collect(plan, plan.seeds(), command) | {"failed": failed}
         table["summary"] = sentences(table, published=plan.scale.published)
         write_json(plan.output / TABLE, table)
         write_atomically(plan.output / PAGE, page(table).encode())
         draw(plan, plan.seeds(), plan.output / CURVES)
         return table
 
-    def ended() -> None:
+    def ended(failed: dict[str, str]) -> None:
         try:
-            write({})
+            write(failed)
         except Exception as error:  # the table is written again at the end; no run is stopped for it
             say(f"the table was not written: {one_line(error)}")
 
-    return write(train_all([at_home(run) for run in runs], jobs, say, ended))
+    runs = [run if finished(run.path) else at_home(run) for run in runs]
+    with locked(plan.output) as held:
+        return write(train_all(runs, jobs, say, ended, inherited=[held]))

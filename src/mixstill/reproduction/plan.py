@@ -12,7 +12,7 @@ from mixstill.config import Config
 from mixstill.distill.placement import Placement
 from mixstill.errors import UserError, unknown
 from mixstill.reproduction.rows import ABLATIONS, MAIN, Experiment, Row, Scale
-from mixstill.schema import RawConfig, merge
+from mixstill.schema import RawConfig, merge, write_yaml
 from mixstill.train.run import CONFIG_FILE, check_output, saved_config
 
 _SHARED = ("data", "train")  # sections whose fields, given on the command line, hold for the teachers too
@@ -56,16 +56,21 @@ class Plan:
         if row.head_of is not None:
             return self.run_of(next(other for other in self.experiment.rows if other.name == row.head_of), seed)
         config = self._student(row, seed)
-        path = self.output / f"seed{seed}" / row.name
         names = [Placement.parse(text).teacher for text in config.distill.teachers]
-        paths = {name: self._teacher(name).path.resolve() for name in names}
+        paths = {name: self._place_of_teacher(name).resolve() for name in names}
         placed = [
             replace(Placement.parse(text), teacher=str(paths[name]))
             for text, name in zip(config.distill.teachers, names, strict=True)
         ]
-        cache = config.distill.cache or str((self.output / "cache").resolve())
-        distill = replace(config.distill, teachers=tuple(map(str, placed)), cache=cache if placed else None)
-        return Run(f"{row.name}, seed {seed}", replace(config, distill=distill), path, tuple(paths.values()))
+        cache = self._cache(seed) if placed else None
+        distill = replace(config.distill, teachers=tuple(map(str, placed)), cache=cache)
+        mi = replace(config.mi, weight=config.mi.weight if any(not each.at_head for each in placed) else 0.0)
+        config = replace(config, distill=distill, mi=mi)
+        return Run(f"{row.name}, seed {seed}", config, self.place(row, seed), tuple(paths.values()))
+
+    def place(self, row: Row, seed: int) -> Path:
+        """Where the run of a row lies."""
+        return self.output / f"seed{seed}" / (row.head_of or row.name)
 
     def runs(self, rows: Iterable[Row], seeds: Sequence[int]) -> list[Run]:
         """The runs of these rows, in order of importance, behind the teachers that they need."""
@@ -84,14 +89,22 @@ class Plan:
         return Run(
             f"teacher {recipe}",
             recipes.load(recipe, merge(self.scale.teacher, given)),
-            self.output / "teachers" / recipe,
+            self._place_of_teacher(name),
         )
+
+    def _cache(self, seed: int) -> str | None:
+        """Where the teachers' answers to the views of a seed are stored; None where they are not to be."""
+        folder = self.overrides.get("distill", {}).get("cache", self.output / "cache")
+        return None if folder is None else str(Path(folder).expanduser().resolve() / f"seed{seed}")
+
+    def _place_of_teacher(self, name: str) -> Path:
+        return self.output / "teachers" / self.scale.teachers[name].recipe
 
     def _student(self, row: Row, seed: int) -> Config:
         name = recipes.load(row.recipe).model.name
         model = {"model": {"name": self.scale.models.get(name, name)}}
-        layers = [model, self.scale.student, self.overrides, row.overrides, {"train": {"seed": seed}}]
-        return recipes.load(row.recipe, reduce(merge, layers, {}))
+        layers: list[RawConfig] = [self.scale.student, self.overrides, row.overrides, {"train": {"seed": seed}}]
+        return recipes.load(row.recipe, reduce(merge, layers, model))
 
 
 def chosen(experiment: Experiment, words: Sequence[str]) -> list[Row]:
@@ -113,13 +126,23 @@ def check_places(runs: Iterable[Run]) -> None:
     for run in runs:
         if (run.path / CONFIG_FILE).exists():
             try:
-                check_output(at_home(run).config, run.path, resume=True)
+                check_output(_as_begun(run).config, run.path, resume=True)
             except UserError as error:
                 raise UserError(f"output: {run.name} was run otherwise: {error}; choose another --output") from error
 
 
 def at_home(run: Run) -> Run:
-    """The run with its teachers where they lay when it began, if they are called the same: folders may be moved."""
+    """The run with its teachers where they lay when it began; it is told their new place if they were moved with it."""
+    begun = _as_begun(run)
+    if all(Path(Placement.parse(text).teacher).exists() for text in begun.config.distill.teachers) or begun is run:
+        return begun
+    saved, teachers = saved_config(run.path), run.config.distill.teachers
+    write_yaml(replace(saved, distill=replace(saved.distill, teachers=teachers)), run.path / CONFIG_FILE)
+    return run
+
+
+def _as_begun(run: Run) -> Run:
+    """The run with its teachers where they lay when it began, if they are called the same."""
     if not (run.path / CONFIG_FILE).exists():
         return run
     saved, config = saved_config(run.path).distill.teachers, run.config

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mixstill.markdown import grid
+from mixstill.reproduction.clock import minutes
 from mixstill.reproduction.plan import Plan
 from mixstill.reproduction.rows import Published, Row
 from mixstill.spread import shown, spread
@@ -15,14 +16,19 @@ Table = dict[str, Any]
 Scores = dict[int, dict[str, Any]]  # seed -> the summary of a complete run
 
 
-def collect(plan: Plan, seeds: Sequence[int]) -> Table:
+def collect(plan: Plan, seeds: Sequence[int], command: str) -> Table:
     """All rows with at least one complete run, and the teachers: accuracy at the last epoch, mean and spread.
 
     `gain` is the difference to the plain student of the same seed; `parts` are the differences of rows, seed by seed.
+    A row's command is `command` with its name behind it.
     """
     experiment = plan.experiment
     found = {row.name: scores for row in experiment.rows if (scores := _scores(plan, row, seeds))}
-    entries = [_row(row, found[row.name]) for row in experiment.rows if row.name in found]
+    entries = [
+        _row(plan, row, found[row.name]) | {"command": f"{command} --rows {row.name}"}
+        for row in experiment.rows
+        if row.name in found
+    ]
     for entry in entries:
         plain = found.get(experiment.plain, {})
         entry["gain"] = None if entry["name"] == experiment.plain else _difference(found[entry["name"]], plain)
@@ -38,34 +44,31 @@ def _scores(plan: Plan, row: Row, seeds: Sequence[int]) -> Scores:
     """Summaries of the complete runs by seed, top-1 and top-5 being those of the row's head."""
     found: Scores = {}
     for seed in seeds:
-        summary = saved_summary(plan.run_of(row, seed).path)
+        summary = saved_summary(plan.place(row, seed))
         if summary is not None and summary["complete"]:
             at_head = summary["heads"]["test"][row.head] if row.head is not None else {}
             found[seed] = summary | {key: at_head[key] for key in ("top1", "top5") if at_head}
     return found
 
 
-def _row(row: Row, scores: Scores) -> Table:
+def _row(plan: Plan, row: Row, scores: Scores) -> Table:
     first = next(iter(scores.values()))
     return {
         "name": row.name,
         "what": row.what,
         "group": row.group,
-        "recipe": _recipe(row),
+        "recipe": row.recipe or f"that of {row.head_of}",
+        "overrides": row.overrides,
         "seeds": list(scores),
         "top1": spread([summary["top1"] for summary in scores.values()]),
         "top5": spread([summary["top5"] for summary in scores.values()]),
         "published": _published(row.published),
         "parameters": first["backbone_parameters"] if row.head == "class" else first["parameters"],
         "epochs": first["epochs"],
-        "minutes": [round(summary["seconds"] / 60, 1) for summary in scores.values()],
+        "minutes": [minutes(plan.place(row, seed), summary) for seed, summary in scores.items()],
         "commits": sorted({str(summary.get("commit")) for summary in scores.values()}),
         "machine": first["machine"],
     }
-
-
-def _recipe(row: Row) -> str:
-    return row.recipe or f"that of {row.head_of}"
 
 
 def _difference(scores: Scores, others: Scores) -> Table | None:
@@ -81,9 +84,7 @@ def _taught(plan: Plan) -> list[Table]:
         if summary is not None and summary["complete"]:
             scores = {key: summary[key] for key in ("top1", "top5", "parameters", "epochs", "machine")}
             about = {"name": teacher.recipe, "published": _published(teacher.published)}
-            rows.append(
-                about | scores | {"minutes": round(summary["seconds"] / 60, 1), "commit": summary.get("commit")}
-            )
+            found.append(about | scores | {"minutes": minutes(run.path, summary), "commit": summary.get("commit")})
     return found
 
 
@@ -95,10 +96,10 @@ def page(table: Mapping[str, Any]) -> str:
     """The page of a table: what was run, teachers, rows, and the sentences of its summary."""
     about = (
         f"{table['title']}, scale {table['scale']}: {table['what']}. On the test split after the last epoch; mean ± "
-        "standard deviation over the seeds of the student; all share the teachers. Minutes are those of each run among "
-        f"{table['jobs']} at a time, since it was last resumed."
+        "standard deviation over the seeds of the student; all share the teachers. Minutes are of each run "
+        "beside others on the same machine."
     )
-    source = f"`{table['command']}`, at commit {table['commit']}."
+    source = f"`{table['command']}`, last called at commit {table['commit']}, {table['jobs']} runs at a time."
     pieces = [f"# {table['title']}, {table['scale']}", about, teachers(table), rows(table), summary(table)]
     return "\n\n".join(piece for piece in [*pieces, "![top-1 by epoch](curves.svg)", source] if piece) + "\n"
 
@@ -115,7 +116,7 @@ def rows(table: Mapping[str, Any]) -> str:
                 "minus plain": shown(entry["gain"], "+"),
                 "published": _printed(entry),
                 "parameters (M)": f"{entry['parameters'] / 1e6:.2f}",
-                "seeds": len(entry["seeds"]),
+                "seeds": ", ".join(map(str, entry["seeds"])),
                 "minutes": ", ".join(f"{minutes:.0f}" for minutes in entry["minutes"]),
             }
             for entry in table["rows"]
@@ -146,4 +147,5 @@ def summary(table: Mapping[str, Any]) -> str:
 
 
 def _printed(entry: Mapping[str, Any]) -> str:
-    return "-" if entry["published"] is None else f"{entry['published']['top1']:.2f}"
+    figures = [] if entry["published"] is None else [entry["published"][key] for key in ("top1", "top5")]
+    return " / ".join(f"{figure:.2f}" for figure in figures if figure is not None) or "-"

@@ -1,10 +1,14 @@
-"""What a table says, in sentences: each part of the method against the spread, each row against what was published."""
+"""What a table says, in sentences: parts of the method against the spread of seeds, rows against published figures."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
+from scipy.stats import t
+
+from mixstill.errors import many
 from mixstill.spread import shown
 
 ROW_TOLERANCE, TEACHER_TOLERANCE = 0.5, 0.7  # points of top-1
@@ -21,15 +25,18 @@ def sentences(table: Mapping[str, Any], *, published: bool) -> list[str]:
 
 
 def worth(difference: Mapping[str, Any]) -> str:
-    """A difference of top-1 in points, and whether it is more than its own standard deviation over the seeds."""
-    mean, deviation = difference["mean"], difference["std"]
-    count = len(difference["values"])
-    text = f"{shown(dict(difference), '+')} points over {count} seed{'s' * (count > 1)}"
+    """A difference of top-1 in points, and whether the 95 % interval of its mean leaves 0 out.
+
+    The interval is Student's, for the mean of as many differences as there are seeds: mean ± t(0.975, n-1) std/sqrt(n).
+    It tells of the seeds, not of the choice of the test images.
+    """
+    mean, deviation, count = difference["mean"], difference["std"], len(difference["values"])
+    text = f"{shown(dict(difference), '+')} points over {many(count, 'seed')}"
     if deviation is None:
         return f"{text}, so without a spread to hold it against"
-    if abs(mean) <= deviation:
-        return f"{text}: within the spread"
-    return f"{text}: {'a gain' if mean > 0 else 'a loss'} beyond the spread"
+    reach = float(t.ppf(0.975, count - 1)) * deviation / math.sqrt(count)
+    words = "not told apart from 0" if abs(mean) <= reach else "a gain" if mean > 0 else "a loss"
+    return f"{text}, 95 % interval {mean - reach:+.2f} to {mean + reach:+.2f}: {words}"
 
 
 def against(name: str, top1: float, entry: Mapping[str, Any], tolerance: float) -> str:

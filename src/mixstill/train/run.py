@@ -103,7 +103,7 @@ def _located(config: Config) -> Config:
 def _train(
     config: Config, path: Path, display: Display, resume: bool, processes: Processes, tracker: Backend | None
 ) -> dict[str, Any]:
-    began = time.monotonic()
+    began, code = time.monotonic(), commit()
     checkpoint = path / CHECKPOINT
     resume = resume and checkpoint.exists()
     begun = saved_config(path).train.compile if resume else None
@@ -163,7 +163,7 @@ def _train(
         "seconds": round(time.monotonic() - began, 1),
         "processes": processes.count,
         "machine": machine(job.device),
-        "commit": commit(),
+        "commit": code,
         "config": to_dict(config),
     }
     if processes.main:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from functools import cache
 from pathlib import Path
@@ -9,7 +10,12 @@ from pathlib import Path
 
 @cache
 def commit() -> str | None:
-    """The commit that is checked out, with `-dirty` behind it where files differ from it; None outside a checkout."""
+    """The commit that is checked out, with `-dirty` behind it where files differ from it; None outside a checkout.
+
+    MIXSTILL_COMMIT tells it for a copy of a checkout without its history.
+    """
+    if told := os.environ.get("MIXSTILL_COMMIT"):
+        return told
     root = Path(__file__).parents[3]
     if not (root / ".git").exists():
         return None
