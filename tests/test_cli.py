@@ -105,7 +105,7 @@ def test_recipes_tells_of_each_shipped_recipe_what_it_is_for_and_what_it_reached
         (
             ["xyz"],
             "command: unknown value 'xyz'; "
-            "choose from cache, check, demo, eval, models, predict, recipes, strip, train",
+            "choose from cache, check, demo, eval, models, predict, recipes, reproduce, strip, train",
         ),
         (["--versoin"], "command: unknown value '--versoin'; "),
         (["recipes", "digits"], "recipes: takes no arguments, got digits"),

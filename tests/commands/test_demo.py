@@ -29,6 +29,7 @@ def test_the_demo_compares_over_seeds_and_trains_nothing_twice(mixstill, shelf, 
         about = {"mean": statistics.fmean(values), "std": statistics.stdev(values), "values": values}
         assert result["top1"][name] == about
         row = next(line for line in said.out.splitlines() if name in line)
+        assert f" {about['mean']:.2f} ± {about['std']:.2f} " in row
         assert [word for word in row.split() if word[0].isdigit()] == [
             f"{value:.2f}" for value in (about["mean"], about["std"], *values)
         ]
@@ -57,10 +58,14 @@ def test_the_demo_compares_over_seeds_and_trains_nothing_twice(mixstill, shelf, 
 
 
 def test_one_seed_has_no_spread(mixstill, shelf, tmp_path) -> None:
-    said = mixstill("demo", "digits", "--seeds", 1, "--output", tmp_path / "demo", "--max-steps", 1, "--json")
-    result = json.loads(said.out)
-    assert [row["std"] for row in result["top1"].values()] == [0, 0, 0]
+    words = ("demo", "digits", "--seeds", 1, "--output", tmp_path / "demo", "--max-steps", 1)
+    result = json.loads(mixstill(*words, "--json").out)
+    assert [row["std"] for row in result["top1"].values()] == [None, None, None]
+    assert result["gain"]["std"] is None
     assert result["machine"]["device"]
+    shown = mixstill(*words).out
+    assert f"STD student minus plain student: {result['gain']['mean']:+.2f} points" in shown
+    assert shown.count("±") == 1  # in the heading
 
 
 @pytest.mark.parametrize(

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
+
 from mixstill.data import load_splits
 from mixstill.errors import UserError, one_line
 from mixstill.files import write_atomically, write_json
 from mixstill.reproduction.curves import draw
 from mixstill.reproduction.lock import locked
-from mixstill.reproduction.plan import Plan, at_home, check_places
+from mixstill.reproduction.plan import Plan, Run, at_home, check_places
 from mixstill.reproduction.pool import finished, room, train_all
 from mixstill.reproduction.rows import Row
 from mixstill.reproduction.table import collect, page
@@ -33,17 +35,9 @@ def reproduce(
     Raises `UserError`, before anything is written, for configs, data or an output that do not fit, and
     `InterruptedRun` on SIGINT and SIGTERM.
     """
-    if plan.output.exists() and not plan.output.is_dir():
-        raise UserError(f"output: {str(plan.output)!r} is not a directory")
     runs = plan.runs(rows, seeds)
-    places = [(row, seed) for row in plan.experiment.rows for seed in plan.seeds() if plan.place(row, seed).exists()]
-    check_places([*runs, *plan.teachers(), *(plan.run_of(row, seed) for row, seed in places)])
-    for run in runs:
-        check_config(run.config)
-    config = runs[-1].config
-    load_splits(config.data, ["train", "test"], "cpu", student_pixels(config))
-    device = pick_device(config.train.device)
-    jobs = jobs or room(device, config.train.threads, plan.scale.gigabytes)
+    device = _check(plan, runs)
+    jobs = jobs or room(device, runs[-1].config.train.threads, plan.scale.gigabytes)
     about: dict[str, Any] = {
         "title": plan.experiment.title,
         "scale": plan.name,
@@ -70,6 +64,19 @@ def reproduce(
         except Exception as error:  # the table is written again at the end; no run is stopped for it
             say(f"the table was not written: {one_line(error)}")
 
-    runs = [run if finished(run.path) else at_home(run) for run in runs]
     with locked(plan.output) as held:
+        runs = [run if finished(run.path) else at_home(run) for run in runs]
         return write(train_all(runs, jobs, say, ended, inherited=[held]))
+
+
+def _check(plan: Plan, runs: Sequence[Run]) -> torch.device:
+    """The device of the runs. Raises `UserError` for what can be found wrong before the first one."""
+    if plan.output.exists() and not plan.output.is_dir():
+        raise UserError(f"output: {str(plan.output)!r} is not a directory")
+    places = [(row, seed) for row in plan.experiment.rows for seed in plan.seeds() if plan.place(row, seed).exists()]
+    check_places([*runs, *plan.teachers(), *(plan.run_of(row, seed) for row, seed in places)])
+    for run in runs:
+        check_config(run.config)
+    config = runs[-1].config
+    load_splits(config.data, ["train", "test"], "cpu", student_pixels(config))
+    return pick_device(config.train.device)

@@ -1,0 +1,29 @@
+"""One command at a time works in an output."""
+
+import subprocess
+import sys
+
+import pytest
+
+from mixstill.errors import UserError
+from mixstill.reproduction.lock import locked
+
+fcntl = pytest.importorskip("fcntl")
+
+
+def test_a_folder_is_held_by_one_and_free_again_after(tmp_path) -> None:
+    with locked(tmp_path), pytest.raises(UserError, match="is being worked in by another command"), locked(tmp_path):
+        pass
+    with locked(tmp_path):
+        pass
+
+
+def test_a_process_that_inherits_it_holds_it_until_it_ends(tmp_path) -> None:
+    words = [sys.executable, "-I", "-S", "-c", "input()"]
+    with locked(tmp_path) as held:
+        process = subprocess.Popen(words, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, pass_fds=[held])
+    with pytest.raises(UserError, match="output: "), locked(tmp_path):
+        pass
+    process.communicate(b"\n")
+    with locked(tmp_path):
+        pass
