@@ -152,7 +152,8 @@ def test_published_figures_stand_beside_the_rows(table) -> None:
 
 
 def test_without_a_run_the_table_is_empty(plan) -> None:
-    assert collect(plan, [], "mixstill") == {"teachers": [], "rows": [], "parts": []}
+    names = [row.name for row in plan.experiment.rows]
+    assert collect(plan, [], "mixstill") == {"teachers": [], "rows": [], "parts": [], "missing": names}
 
 
 def lines_of(table) -> list[str]:

@@ -51,12 +51,14 @@ def table():
             {"name": "std", "top1": spread([75.0]), "published": None},
         ],
         "parts": [{"what": "STD over plain", "rows": ["std", "plain"], "difference": spread([4.0])}],
+        "missing": ["soft", "deit"],
     }
 
 
 def test_the_summary_tells_of_every_part_and_every_published_figure(table) -> None:
     assert sentences(table, published=True) == [
         "STD over plain (std - plain): +4.00 points over 1 seed, so without a spread to hold it against",
+        "Not trained: soft, deit.",
         "teacher: 72.60 agrees with the published 72.00 (+0.60, within 0.7)",
         "plain: 70.60 above the published 70.00 (+0.60, by more than 0.5)",
     ]
@@ -64,6 +66,6 @@ def test_the_summary_tells_of_every_part_and_every_published_figure(table) -> No
 
 
 def test_a_scale_that_is_not_the_published_one_is_not_held_against_the_figures(table) -> None:
-    part, note = sentences(table, published=False)
+    part, note = sentences(table | {"missing": []}, published=False)
     assert part.startswith("STD over plain (std - plain): ")
     assert note == "The published figures are of the full scale, so these are not held against them."

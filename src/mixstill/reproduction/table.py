@@ -37,7 +37,8 @@ def collect(plan: Plan, seeds: Sequence[int], command: str) -> Table:
         for part in experiment.parts
         if (difference := _difference(found.get(part.with_it, {}), found.get(part.without, {})))
     ]
-    return {"teachers": _taught(plan), "rows": entries, "parts": parts}
+    missing = [row.name for row in experiment.rows if row.name not in found]
+    return {"teachers": _taught(plan), "rows": entries, "parts": parts, "missing": missing}
 
 
 def _scores(plan: Plan, row: Row, seeds: Sequence[int]) -> Scores:

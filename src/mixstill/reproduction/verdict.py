@@ -15,8 +15,10 @@ ROW_TOLERANCE, TEACHER_TOLERANCE = 0.5, 0.7  # points of top-1
 
 
 def sentences(table: Mapping[str, Any], *, published: bool) -> list[str]:
-    """One line for each part, and, where the scale is the published one, for each published figure."""
+    """One line for each part, one for the rows that are missing, and, at the published scale, one for each figure."""
     lines = [f"{part['what']} ({' - '.join(part['rows'])}): {worth(part['difference'])}" for part in table["parts"]]
+    if table["missing"]:
+        lines.append(f"Not trained: {', '.join(table['missing'])}.")
     if not published:
         return [*lines, "The published figures are of the full scale, so these are not held against them."]
     lines += [against(entry["name"], entry["top1"], entry, TEACHER_TOLERANCE) for entry in table["teachers"]]
