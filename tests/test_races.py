@@ -140,7 +140,9 @@ def test_two_of_ours_take_turns_and_leave_all_figures(races, tmp_path, monkeypat
         workers[worker.name] = worker.process
         time.sleep(0.05)  # for the signals to arrive
         states.extend(
-            Path(f"/proc/{each.pid}/stat").read_text().rpartition(")")[2].split()[0] for each in workers.values()
+            Path(f"/proc/{each.pid}/stat").read_text().rpartition(")")[2].split()[0]
+            for each in workers.values()
+            if each.returncode is None  # those of an earlier start have ended
         )
         return take_turn(worker, **order)
 
@@ -167,10 +169,7 @@ def test_two_of_ours_take_turns_and_leave_all_figures(races, tmp_path, monkeypat
     for entry in duel["contenders"].values():
         assert len(entry["seconds_per_step"]["values"]) == 2
         assert entry["warm_up"]["steps"] == 2
-        first, second = entry["warm_up"]["losses"]
-        assert entry["losses"][0] - entry["losses"][1] == pytest.approx(
-            first - second, rel=0.1
-        )  # one batch, small steps
+        assert entry["losses"][0] == entry["losses"][1] < entry["warm_up"]["losses"][-1]  # each start begins anew
         assert entry["parameters"] == 159_908
         assert sum(row["share"] for row in entry["profile"]) <= 1
         assert sum(entry["shares"].values()) == pytest.approx(1)

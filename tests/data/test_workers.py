@@ -86,7 +86,7 @@ def test_workers_import_nothing_from_the_current_folder(photo_folder, tmp_path):
     script = tmp_path / "load.py"
     script.write_text(LOAD)
     command = [sys.executable, str(script), str(photo_folder)]
-    done = subprocess.run(command, cwd=tmp_path / "here", capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, cwd=tmp_path / "here", capture_output=True, text=True, timeout=300, check=False)
     assert (done.stdout, done.returncode) == ("4\n", 0), done.stderr
 
 

@@ -476,8 +476,8 @@ def test_a_name_that_the_weights_contradict_is_a_users_mistake():
 
 
 def test_a_depth_without_a_name_is_a_users_mistake():
-    with pytest.raises(UserError, match="weights: holds a CIFAR ResNet of depth 14; there are cifar_resnet8, "):
-        adapt(None, CifarResNet(14, width=4).state_dict())
+    with pytest.raises(UserError, match="weights: holds a CIFAR ResNet of depth 26; there are cifar_resnet8, "):
+        adapt(None, CifarResNet(26, width=4).state_dict())
 
 
 def test_weights_that_are_not_recognised_need_a_name():
