@@ -88,6 +88,7 @@ def test_the_table_comes_from_runs_that_are_trained_once(mixstill, words, tmp_pa
     assert (table["scale"], table["jobs"], table["failed"]) == ("micro", 2, {})
     told = "mixstill reproduce cifar100 --data-dir DIR --scale micro --epochs 1 --device cpu --output DIR"
     assert table["command"] == told
+    assert str(tmp_path) not in said.out  # nothing names a path of this machine
     assert table["rows"][1]["command"] == f"{told} --rows std"
     assert [entry["name"] for entry in table["teachers"]] == [SMALL, LARGE]
     assert [entry["name"] for entry in table["rows"]] == ["plain", "std", "class-head", "distill-head"]

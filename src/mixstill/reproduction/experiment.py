@@ -17,6 +17,7 @@ from mixstill.reproduction.pool import finished, room, train_all
 from mixstill.reproduction.rows import Row
 from mixstill.reproduction.table import collect, page
 from mixstill.reproduction.verdict import sentences
+from mixstill.schema import RawConfig
 from mixstill.train.build import check_config, student_pixels
 from mixstill.train.device import machine, pick_device
 from mixstill.train.source import commit
@@ -42,7 +43,7 @@ def reproduce(
         "title": plan.experiment.title,
         "scale": plan.name,
         "what": plan.scale.what,
-        "settings": {"student": plan.scale.student, "teacher": plan.scale.teacher, "all": plan.overrides},
+        "settings": {"student": plan.scale.student, "teacher": plan.scale.teacher, "all": _anywhere(plan.overrides)},
         "command": command,
         "commit": commit(),
         "machine": machine(device),
@@ -67,6 +68,14 @@ def reproduce(
     with locked(plan.output) as held:
         runs = [run if finished(run.path) else at_home(run) for run in runs]
         return write(train_all(runs, jobs, say, ended, inherited=[held]))
+
+
+def _anywhere(overrides: RawConfig) -> RawConfig:
+    """The fields without the paths of this machine."""
+    return {
+        section: {name: value for name, value in values.items() if name not in ("data_dir", "cache")}
+        for section, values in overrides.items()
+    }
 
 
 def _check(plan: Plan, runs: Sequence[Run]) -> torch.device:
