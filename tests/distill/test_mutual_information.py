@@ -61,9 +61,11 @@ def test_dv_bound_follows_the_formula_and_does_not_overflow() -> None:
     assert shifted.item() == pytest.approx(expected)
 
 
-def test_one_backward_ascends_for_the_network_and_descends_by_weight_for_the_tokens() -> None:
-    regulariser, pairs, weight = make_regulariser().double(), make_pairs(), 0.3
+@pytest.mark.parametrize(("seed", "above"), [(3, [True, False]), (4, [False, True]), (1, [False, False])])
+def test_networks_ascend_in_one_backward_and_tokens_descend_by_weight_where_the_bound_is_above_0(seed, above) -> None:
+    regulariser, pairs, weight = make_regulariser().double(), make_pairs(seed), 0.3
     loss, estimates = regulariser(pairs, SHIFT, weight)
+    assert (estimates > 0).tolist() == above
     loss.backward()
     networks = copy.deepcopy(regulariser.networks)
     for network, trained, pair, estimate in zip(networks, regulariser.networks, pairs, estimates, strict=True):
@@ -71,7 +73,7 @@ def test_one_backward_ascends_for_the_network_and_descends_by_weight_for_the_tok
         assert estimate.item() == pytest.approx(bound.item(), rel=1e-9)
         ascent = torch.autograd.grad(bound, [*network.parameters(), *pair])
         for parameter, gradient in zip([*trained.parameters(), *pair], ascent, strict=True):
-            sign = weight if any(parameter is token for token in pair) else -1.0
+            sign = weight * float(bound > 0) if any(parameter is token for token in pair) else -1.0
             torch.testing.assert_close(parameter.grad, sign * gradient, rtol=1e-8, atol=1e-12)
     assert loss.item() == pytest.approx(-estimates.sum().item(), rel=1e-9)
     assert not estimates.requires_grad

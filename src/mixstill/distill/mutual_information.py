@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -37,7 +37,9 @@ class MutualInformation(nn.Module):
     """The regulariser: one statistics network, and one running mean of e^psi, for each module.
 
     A single backward serves both sides: its loss is -V, which the statistics networks descend, and the gradient is
-    reversed and scaled by `weight` on its way into the tokens, so that they descend weight * V.
+    reversed and scaled by `weight` on its way into the tokens, so that they descend weight * V, but only where V > 0.
+    No mutual information is below 0: a bound there tells of a statistics network that lags, and tokens that went on
+    to descend it ran away with the run. (Algorithm 1 has no such limit.)
 
     The gradient of log mean e^psi from a batch is biased, since the denominator is of the same few samples; as in
     MINE, section 3.2, its denominator is a running mean over batches. The value is the batch's own.
@@ -79,15 +81,19 @@ class MutualInformation(nn.Module):
         if not 1 <= shift < batch:
             raise ValueError(f"shift is {shift}: it must be in 1..{batch - 1} for a batch of {batch}")
 
-        joints, marginals = [], []
+        joints, marginals, entered = [], [], []
         with torch.autocast(pairs[0][0].device.type, enabled=False):
             for network, tokens in zip(self.networks, pairs, strict=True):
                 spatial, channel = (_reverse(token.to(self.log_ema.dtype), weight) for token in tokens)
                 joints.append(network(spatial, channel))
                 marginals.append(network(spatial, channel.roll(shift, dims=0)))
+                entered.append((spatial, channel))
             joint, marginal = torch.stack(joints), torch.stack(marginals)  # [M, B]
             loss = -(joint.mean(dim=-1) - self._corrected(log_mean_exp(marginal))).sum()
-        return loss, dv_bound(joint, marginal).detach()
+        estimates = dv_bound(joint, marginal).detach()
+        for tokens, positive in zip(entered, estimates > 0, strict=True):
+            _stop_unless(positive, tokens)
+        return loss, estimates
 
     def _corrected(self, log_mean: Tensor) -> Tensor:
         """`log_mean` [M] with its gradient, E[grad psi e^psi] / E[e^psi], divided by the running mean instead."""
@@ -148,3 +154,11 @@ class _Reverse(torch.autograd.Function):
 def _reverse(tokens: Tensor, weight: float) -> Tensor:
     reversed_: Tensor = _Reverse.apply(tokens, weight)
     return reversed_
+
+
+def _stop_unless(condition: Tensor, tokens: Sequence[Tensor]) -> None:
+    """Let no gradient through the tokens where the condition, a scalar on their device, is false."""
+    for token in tokens:
+        if token.requires_grad:
+            hooked = cast(Any, token)  # PyTorch leaves register_hook untyped
+            hooked.register_hook(lambda gradient: gradient.where(condition, torch.zeros_like(gradient)))
