@@ -28,6 +28,7 @@ from task import PRECISIONS, RACES
 from mixstill.distill.published import PAPER
 from mixstill.distill.sizes import size_of
 from mixstill.markdown import grid
+from mixstill.train.trial import PIECES
 
 ROOT = Path(__file__).parents[1]
 PAGE, RESULTS = ROOT / "docs" / "performance.md", ROOT / "results"
@@ -66,9 +67,6 @@ BARS = {
         Bar("the stripped student beside timm's model", "inference", "best", "inference", "timm", least=1.0),
     ),
 }
-
-
-PIECES = ("data", "teachers", "student", "optimizer")
 
 
 class Results:
