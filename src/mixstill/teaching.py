@@ -20,7 +20,7 @@ from mixstill.errors import InterruptedRun, UserError, unknown
 from mixstill.schema import differences
 from mixstill.train.build import check_config, student_pixels
 from mixstill.train.device import pick_device
-from mixstill.train.run import CONFIG_FILE, saved_config, saved_summary, train
+from mixstill.train.run import CONFIG_FILE, complete_summary, saved_config, train
 
 
 def resolve_teachers(config: Config, output: Path, *, seed: int | None = None, quiet: bool = False) -> Config:
@@ -152,8 +152,7 @@ def _finished(recipe: str, config: Config, output: Path, source: str | None) -> 
         students.append(Path(source) if Path(source).is_dir() else Path(source).parent)
     for student in students:
         for run in (student.parent / recipe, student / "teachers" / recipe):
-            summary = saved_summary(run)
-            if summary is not None and summary["complete"] and not differences(saved_config(run), config):
+            if complete_summary(run) and not differences(saved_config(run), config):
                 return run
     return None
 

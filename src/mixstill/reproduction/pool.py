@@ -18,7 +18,7 @@ from mixstill.errors import InterruptedRun, many
 from mixstill.reproduction import clock
 from mixstill.reproduction.plan import Run
 from mixstill.schema import write_yaml
-from mixstill.train.run import saved_summary
+from mixstill.train.run import complete_summary
 from mixstill.train.signals import StopSignal
 
 _POLL = 0.2  # seconds
@@ -29,8 +29,7 @@ _NEEDS_FAILED = "a run that it needs failed"
 
 def finished(path: Path) -> bool:
     """Whether the run in `path` has been trained to its end."""
-    summary = saved_summary(path)
-    return summary is not None and bool(summary["complete"])
+    return complete_summary(path) is not None
 
 
 def room(device: torch.device, threads: int | None, gigabytes: float) -> int:
@@ -67,8 +66,9 @@ def train_all(
                 lost = {_at(run) for run in runs if run.name in failed}
                 failed |= {run.name: _NEEDS_FAILED for run in waiting if lost & set(run.needs)}
                 waiting = [run for run in waiting if run.name not in failed]
-                ready = [run for run in waiting if all(map(finished, run.needs))]
-                for run in ready[: jobs - len(running)]:
+                free = jobs - len(running)
+                ready = [run for run in waiting if all(map(finished, run.needs))] if free else []
+                for run in ready[:free]:
                     running[_start(run, inherited)], began[run.name] = run, time.monotonic()
                     waiting.remove(run)
 
@@ -145,5 +145,5 @@ def _why(run: Run, code: int) -> str:
 
 
 def _score(run: Run) -> str:
-    summary = saved_summary(run.path) or {}
+    summary = complete_summary(run.path) or {}
     return f"top-1 {summary['top1']:.2f} after {clock.minutes(run.path, summary)} minutes"

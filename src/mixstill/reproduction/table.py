@@ -10,7 +10,7 @@ from mixstill.reproduction.clock import minutes
 from mixstill.reproduction.plan import Plan
 from mixstill.reproduction.rows import Published, Row
 from mixstill.spread import shown, spread
-from mixstill.train.run import saved_summary
+from mixstill.train.run import complete_summary
 
 Table = dict[str, Any]
 Scores = dict[int, dict[str, Any]]  # seed -> the summary of a complete run
@@ -45,8 +45,8 @@ def _scores(plan: Plan, row: Row, seeds: Sequence[int]) -> Scores:
     """Summaries of the complete runs by seed, top-1 and top-5 being those of the row's head."""
     found: Scores = {}
     for seed in seeds:
-        summary = saved_summary(plan.place(row, seed))
-        if summary is not None and summary["complete"]:
+        summary = complete_summary(plan.place(row, seed))
+        if summary is not None:
             at_head = summary["heads"]["test"][row.head] if row.head is not None else {}
             found[seed] = summary | {key: at_head[key] for key in ("top1", "top5") if at_head}
     return found
@@ -81,8 +81,8 @@ def _difference(scores: Scores, others: Scores) -> Table | None:
 def _taught(plan: Plan) -> list[Table]:
     found = []
     for run, teacher in zip(plan.teachers(), plan.scale.teachers.values(), strict=True):
-        summary = saved_summary(run.path)
-        if summary is not None and summary["complete"]:
+        summary = complete_summary(run.path)
+        if summary is not None:
             scores = {key: summary[key] for key in ("top1", "top5", "parameters", "epochs", "machine")}
             about = {"name": teacher.recipe, "published": _published(teacher.published)}
             found.append(about | scores | {"minutes": minutes(run.path, summary), "commit": summary.get("commit")})

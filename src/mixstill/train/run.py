@@ -54,6 +54,12 @@ def saved_summary(path: Path) -> dict[str, Any] | None:
     return cast(dict[str, Any], summary)
 
 
+def complete_summary(path: Path) -> dict[str, Any] | None:
+    """What the run in `path` came to; None unless it was trained to its end."""
+    summary = saved_summary(path)
+    return summary if summary is not None and summary["complete"] else None
+
+
 def check_output(config: Config, path: Path, resume: bool) -> None:
     """Raises `UserError` unless `config` may be trained in `path`: a new run in a free place, an old one unchanged."""
     if path.exists() and not path.is_dir():
@@ -85,8 +91,8 @@ def train(
         InterruptedRun: SIGINT or SIGTERM, after a checkpoint.
     """
     check_output(config, path, resume)
-    before = saved_summary(path) if resume else None
-    if before is not None and before["complete"]:
+    before = complete_summary(path) if resume else None
+    if before is not None:
         return before
     with threads(config.train.threads), joined() as processes:
         display = Display(path.name, quiet=quiet or not processes.main)
