@@ -114,6 +114,11 @@ def test_a_part_is_the_difference_seed_by_seed_and_is_left_out_where_no_seed_has
     assert len(table["parts"]) == 4
 
 
+def test_runs_vary_as_rows_with_runs_of_their_own_do(table) -> None:
+    """`std` - `plain` is 5 and 4: a variance of 0.5, twice that of a run; heads of `std` are not runs."""
+    assert table["noise"] == {"std": pytest.approx(0.5), "df": 1, "rows": ["plain", "soft", "std"]}
+
+
 def test_a_row_at_another_head_has_the_figures_of_that_head(table) -> None:
     at_class, distilled = row(table, "class-head"), row(table, "distill-head")
     assert (at_class["top1"]["values"], at_class["top5"]["mean"]) == ([43.0, 44.0, 45.0], 70.0)
@@ -153,7 +158,7 @@ def test_published_figures_stand_beside_the_rows(table) -> None:
 
 def test_without_a_run_the_table_is_empty(plan) -> None:
     names = [row.name for row in plan.experiment.rows]
-    assert collect(plan, [], "mixstill") == {"teachers": [], "rows": [], "parts": [], "missing": names}
+    assert collect(plan, [], "mixstill") == {"teachers": [], "rows": [], "parts": [], "noise": None, "missing": names}
 
 
 def lines_of(table) -> list[str]:

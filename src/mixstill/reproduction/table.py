@@ -7,6 +7,7 @@ from typing import Any
 
 from mixstill.markdown import grid
 from mixstill.reproduction.clock import minutes
+from mixstill.reproduction.noise import residual
 from mixstill.reproduction.plan import Plan
 from mixstill.reproduction.rows import Published, Row
 from mixstill.spread import shown, spread
@@ -19,8 +20,9 @@ Scores = dict[int, dict[str, Any]]  # seed -> the summary of a complete run
 def collect(plan: Plan, seeds: Sequence[int], command: str) -> Table:
     """All rows with at least one complete run, and the teachers: accuracy at the last epoch, mean and spread.
 
-    `gain` is the difference to the plain student of the same seed; `parts` are the differences of rows, seed by seed.
-    A row's command is `command` with its name behind it.
+    `gain` is the difference to the plain student of the same seed; `parts` are the differences of rows, seed by seed;
+    `noise` is how much runs vary, by all rows that have runs of their own. A row's command is `command` with its name
+    behind it.
     """
     experiment = plan.experiment
     found = {row.name: scores for row in experiment.rows if (scores := _scores(plan, row, seeds))}
@@ -38,7 +40,9 @@ def collect(plan: Plan, seeds: Sequence[int], command: str) -> Table:
         if (difference := _difference(found.get(part.with_it, {}), found.get(part.without, {})))
     ]
     missing = [row.name for row in experiment.rows if row.name not in found]
-    return {"teachers": _taught(plan), "rows": entries, "parts": parts, "missing": missing}
+    own = [row.name for row in experiment.rows if row.name in found and row.head_of is None]
+    noise = residual({name: {seed: summary["top1"] for seed, summary in found[name].items()} for name in own})
+    return {"teachers": _taught(plan), "rows": entries, "parts": parts, "noise": noise, "missing": missing}
 
 
 def _scores(plan: Plan, row: Row, seeds: Sequence[int]) -> Scores:
