@@ -62,9 +62,10 @@ def test_dv_bound_follows_the_formula_and_does_not_overflow() -> None:
 
 
 @pytest.mark.parametrize(("seed", "above"), [(3, [True, False]), (4, [False, True]), (1, [False, False])])
-def test_networks_ascend_in_one_backward_and_tokens_descend_by_weight_where_the_bound_is_above_0(seed, above) -> None:
+@pytest.mark.parametrize("limited", [True, False])
+def test_networks_ascend_in_one_backward_and_tokens_descend_by_weight_where_they_may(seed, above, limited) -> None:
     regulariser, pairs, weight = make_regulariser().double(), make_pairs(seed), 0.3
-    loss, estimates = regulariser(pairs, SHIFT, weight)
+    loss, estimates = regulariser(pairs, SHIFT, weight, limited=limited)
     assert (estimates > 0).tolist() == above
     loss.backward()
     networks = copy.deepcopy(regulariser.networks)
@@ -73,7 +74,7 @@ def test_networks_ascend_in_one_backward_and_tokens_descend_by_weight_where_the_
         assert estimate.item() == pytest.approx(bound.item(), rel=1e-9)
         ascent = torch.autograd.grad(bound, [*network.parameters(), *pair])
         for parameter, gradient in zip([*trained.parameters(), *pair], ascent, strict=True):
-            sign = weight * float(bound > 0) if any(parameter is token for token in pair) else -1.0
+            sign = weight * float(bound > 0 or not limited) if any(parameter is token for token in pair) else -1.0
             torch.testing.assert_close(parameter.grad, sign * gradient, rtol=1e-8, atol=1e-12)
     assert loss.item() == pytest.approx(-estimates.sum().item(), rel=1e-9)
     assert not estimates.requires_grad

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from mixstill.config import Config, DistillConfig, ViewsConfig
 from mixstill.distill.placement import Placement
 
+_BOUND = "bounded from below by a statistics network"
 _SIGN = {"confidence": "-", "entropy": ""}
 
 
@@ -40,7 +41,8 @@ def equation(config: Config, module_names: Sequence[str], module_teachers: Seque
             f"w = softmax over the modules of {_SIGN[options.weights]}H(teacher), H the entropy; on each sample"
         )
     if read and config.mi.weight:
-        lines.append("I(T_S; T_C): mutual information of a module's tokens, bounded from below by a statistics network")
+        limit = ", where that is above 0" if config.mi.every == "step" else ""
+        lines.append(f"I(T_S; T_C): mutual information of a module's tokens, {_BOUND}{limit}")
     return lines
 
 

@@ -37,9 +37,7 @@ class MutualInformation(nn.Module):
     """The regulariser: one statistics network, and one running mean of e^psi, for each module.
 
     A single backward serves both sides: its loss is -V, which the statistics networks descend, and the gradient is
-    reversed and scaled by `weight` on its way into the tokens, so that they descend weight * V, but only where V > 0.
-    No mutual information is below 0: a bound there tells of a statistics network that lags, and tokens that went on
-    to descend it ran away with the run. (Algorithm 1 has no such limit.)
+    reversed and scaled by `weight` on its way into the tokens, so that they descend weight * V.
 
     The gradient of log mean e^psi from a batch is biased, since the denominator is of the same few samples; as in
     MINE, section 3.2, its denominator is a running mean over batches. The value is the batch's own.
@@ -61,7 +59,9 @@ class MutualInformation(nn.Module):
         # log E[e^psi]; -inf, the log of nothing, until a first batch sets it
         self.register_buffer("log_ema", torch.full((len(shapes),), -math.inf))
 
-    def forward(self, pairs: Sequence[tuple[Tensor, Tensor]], shift: int, weight: float) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, pairs: Sequence[tuple[Tensor, Tensor]], shift: int, weight: float, *, limited: bool = True
+    ) -> tuple[Tensor, Tensor]:
         """The loss of a batch and the estimates: M pairs of (T_S [B, C], T_C [B, N]) -> scalar, [M] in nats.
 
         Computed in the dtype of the networks (float32), under autocast too. In training mode the running means
@@ -71,6 +71,9 @@ class MutualInformation(nn.Module):
             pairs: the tokens of each module, of the same samples.
             shift: a marginal pair has the channel token of the sample `shift` places before, 1 <= shift < B.
             weight: what the tokens' gradient is scaled by.
+            limited: the tokens descend a module's V only where it is above 0. No mutual information is below: a bound
+                there tells of a statistics network that lags, and tokens that descended it in step after step ran away
+                with a run. Algorithm 1 has no such limit.
 
         Raises:
             UserError: if the batch has fewer than 2 samples.
@@ -91,8 +94,9 @@ class MutualInformation(nn.Module):
             joint, marginal = torch.stack(joints), torch.stack(marginals)  # [M, B]
             loss = -(joint.mean(dim=-1) - self._corrected(log_mean_exp(marginal))).sum()
         estimates = dv_bound(joint, marginal).detach()
-        for tokens, positive in zip(entered, estimates > 0, strict=True):
-            _stop_unless(positive, tokens)
+        if limited:
+            for tokens, positive in zip(entered, estimates > 0, strict=True):
+                _stop_unless(positive, tokens)
         return loss, estimates
 
     def _corrected(self, log_mean: Tensor) -> Tensor:

@@ -138,6 +138,7 @@ class Stepper:
 
         Where `part` is one process's share of a pass, its pairs are those of all samples of that pass, in every
         process alike; the gradient of this process's own tokens alone goes on, to be averaged with the others'.
+        Without a part, once per epoch, it is the report's, without the limit at 0.
         """
 
         def gathered(tokens: Tensor) -> Tensor:
@@ -151,7 +152,7 @@ class Stepper:
             if own.spatial is not None and own.channel is not None
         ]
         weight = self.config.mi.weight * (1 if part is None else self.processes.count)
-        loss, estimates = information(pairs, shift, weight)
+        loss, estimates = information(pairs, shift, weight, limited=part is not None)
         return loss, estimates
 
     def estimates_by_name(self, student: Student, estimates: Tensor) -> dict[str, Tensor]:
