@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from mixstill.distill.teachers import Teachers as Teachers
     from mixstill.distill.timm_student import TimmStudent as TimmStudent
 
+__version__ = "0.1.0"
+
 _HOMES = {
     "Config": "mixstill.config",
     "MutualInformation": "mixstill.distill.mutual_information",

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
+from mixstill import __version__
 from mixstill.errors import InterruptedRun, RunError, UserError, one_line, unknown
 
 # Each is a module of `mixstill.commands` with `USAGE` and `main(argv) -> None`; it is imported when it is called for.
@@ -30,9 +31,7 @@ def main(argv: Sequence[str]) -> int:
         print(_usage())
         return 0 if argv else 2
     if argv[0] == "--version":
-        from importlib.metadata import version
-
-        print(version("mixstill"))
+        print(__version__)
         return 0
     try:
         if argv[0] not in COMMANDS:
@@ -54,6 +53,8 @@ def main(argv: Sequence[str]) -> int:
         sys.stderr.close()
         return 1
     except RuntimeError as error:
+        if "home directory" in str(error):  # pathlib's, for ~user
+            return _say(UserError("a path begins with ~ and the name of a user who has no home"), 2)
         if type(error).__name__ != "OutOfMemoryError" and "can't allocate memory" not in str(error):
             raise
         return _say(

@@ -86,10 +86,12 @@ def test_the_table_comes_from_runs_that_are_trained_once(mixstill, words, tmp_pa
     table = json.loads(said.out)
     assert table == json.loads((output / "table.json").read_text())
     assert (table["scale"], table["jobs"], table["failed"]) == ("micro", 2, {})
-    told = "mixstill reproduce cifar100 --data-dir DIR --scale micro --epochs 1 --device cpu --output DIR"
-    assert table["command"] == told
+    given = "--data.data_dir DIR --train.epochs 1 --train.device cpu --output DIR"
+    told = f"mixstill reproduce cifar100 --scale micro {given}"
+    assert table["command"] == f"{told} --rows plain,std --seeds 1"
+    assert table["settings"]["all"] == {"train.epochs": "1", "train.device": "cpu"}
     assert str(tmp_path) not in said.out  # nothing names a path of this machine
-    assert table["rows"][1]["command"] == f"{told} --rows std"
+    assert table["rows"][1]["command"] == f"{told} --rows std --seeds 1"
     assert [entry["name"] for entry in table["teachers"]] == [SMALL, LARGE]
     assert [entry["name"] for entry in table["rows"]] == ["plain", "std", "class-head", "distill-head"]
     places = ["seed0/plain", "seed0/std", f"teachers/{SMALL}", f"teachers/{LARGE}"]
@@ -180,6 +182,13 @@ def test_an_interrupted_command_says_how_to_go_on(mixstill, words, trainer, tmp_
         (["cifar100", "--model", "resnet18"], "model.name: cannot be given to reproduce; "),
         (["cifar100", "--init-from", "run"], "model.init_from: cannot be given to reproduce; "),
         (["cifar100", "--dataset", "cifar10"], "data.dataset: cannot be given to reproduce; "),
+        (["cifar100", "--val-fraction", "0.1"], "data.val_fraction: cannot be given to reproduce; "),
+        (["cifar100", "--distill.weights", "uniform"], "distill.weights: cannot be given to reproduce; "),
+        (["cifar100", "--distill.tokens", "spatial"], "distill.tokens: cannot be given to reproduce; "),
+        (["cifar100", "--mi.weight", "0"], "mi.weight: cannot be given to reproduce; its rows settle it"),
+        (["cifar100", "--rows", ","], "--rows: names no row; leave it out for all of them"),
+        (["cifar100", "--rows", ""], "--rows: names no row; leave it out for all of them"),
+        (["cifar100", "--data-dir", "~nobody-here/x"], "a path begins with ~ and the name of a user who has no home"),
         (["cifar100", "--lr", "0"], "optim.lr: 0.0 is not valid; it must be positive"),
         (["cifar100", "--opt", "adamx"], "optim.opt: unknown value 'adamx'; did you mean 'adamax'?"),
         (

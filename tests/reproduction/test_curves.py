@@ -52,17 +52,18 @@ def drawn(monkeypatch):
 
 def test_each_row_is_its_mean_and_range_over_seeds_main_rows_on_the_left(plan, measure, drawn, tmp_path) -> None:
     measure("plain", 0, [10.0, 20.0, 30.0], heads=False)
-    measure("plain", 1, [20.0, 40.0], heads=False)  # still on its way
+    measure("plain", 1, [20.0, 40.0, 50.0], heads=False)
+    measure("plain", 2, [90.0, 90.0], heads=False)  # still on its way: it does not cut the others short
     measure("std", 1, [50.0])
     measure("soft", 0, [60.0, 70.0])
-    draw(plan, [0, 1], tmp_path / "curves.svg")
+    draw(plan, [0, 1, 2], tmp_path / "curves.svg")
     lines, ranges = drawn
     assert lines == {
-        "plain": (0, [1, 2], [15.0, 30.0]),
+        "plain": (0, [1, 2, 3], [15.0, 30.0, 40.0]),
         "std": (0, [1], [50.0]),
         "soft": (1, [1, 2], [60.0, 70.0]),
     }
-    assert ranges[0] == ([10.0, 20.0], [20.0, 40.0])
+    assert ranges[0] == ([10.0, 20.0, 30.0], [20.0, 40.0, 50.0])
     assert ranges[2] == ([60.0, 70.0], [60.0, 70.0])
 
 

@@ -1,5 +1,6 @@
 """One command at a time works in an output."""
 
+import errno
 import subprocess
 import sys
 
@@ -26,4 +27,13 @@ def test_a_process_that_inherits_it_holds_it_until_it_ends(tmp_path) -> None:
         pass
     process.communicate(b"\n")
     with locked(tmp_path):
+        pass
+
+
+def test_a_file_system_without_locks_holds_nothing_and_stops_nobody(tmp_path, monkeypatch) -> None:
+    def flock(*_) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with locked(tmp_path), locked(tmp_path):
         pass

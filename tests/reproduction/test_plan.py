@@ -114,6 +114,33 @@ def test_a_row_keeps_what_it_is_whatever_the_command_line_says_and_a_scale_does_
     assert std.optim.clip_grad == soft.optim.clip_grad == 5.0
 
 
+def test_what_rows_differ_in_is_not_for_the_command_line(plan) -> None:
+    apart = {
+        *("model.name", "distill.teachers", "distill.kind", "distill.tau", "distill.weights", "distill.tokens"),
+        *("distill.propagate", "mi.weight", "mi.every", "mi.lr"),
+    }
+    others = {"model.init_from", "data.dataset", "data.val_fraction", "train.seed", "train.max_steps"}
+    for name in apart | others:
+        section, _, field = name.partition(".")
+        with pytest.raises(UserError, match=f"^{name}: cannot be given to reproduce; its rows settle it$"):
+            replace(plan, overrides={section: {field: 1}}).check()
+    replace(plan, overrides={"optim": {"lr": 0.5}, "distill": {"alpha": 0.25, "cache": None}}).check()
+
+
+@pytest.mark.parametrize(
+    ("scale", "given", "published"),
+    [
+        ("full", {}, True),
+        ("full", {"data": {"data_dir": "there"}, "train": {"amp": True, "device": "cpu"}}, True),
+        ("full", {"train": {"epochs": 1}}, False),
+        ("full", {"optim": {"lr": 0.5}}, False),
+        ("micro", {}, False),
+    ],
+)
+def test_figures_are_held_against_the_published_where_nothing_but_the_means_differs(plan, scale, given, published):
+    assert replace(plan, name=scale, overrides=given).as_published() is published
+
+
 # --- which rows ---
 
 

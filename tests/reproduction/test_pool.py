@@ -267,6 +267,7 @@ def test_a_signal_reaches_every_run_and_is_raised_when_all_have_ended(bench, num
     assert error.value.signal == number
     assert {"a stopped", "b stopped"} <= set(notes)
     assert "c begins" not in notes
+    assert bench.ended == [{}]  # once more at the end, for those that came to theirs on the way
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent was killed")

@@ -78,7 +78,8 @@ def test_a_row_has_the_mean_and_the_spread_over_its_complete_seeds(table) -> Non
 
 
 def test_a_row_has_the_command_that_trains_it_and_what_it_changes(table) -> None:
-    assert row(table, "soft")["command"] == "mixstill reproduce cifar100 --rows soft"
+    assert row(table, "soft")["command"] == "mixstill reproduce cifar100 --rows soft --seeds 3"
+    assert row(table, "plain")["command"] == "mixstill reproduce cifar100 --rows plain --seeds 2"
     assert row(table, "soft")["overrides"] == {"distill": {"kind": "soft", "tau": 3.0}}
     assert row(table, "std")["overrides"] == {}
 
@@ -114,9 +115,13 @@ def test_a_part_is_the_difference_seed_by_seed_and_is_left_out_where_no_seed_has
     assert len(table["parts"]) == 4
 
 
-def test_runs_vary_as_rows_with_runs_of_their_own_do(table) -> None:
-    """`std` - `plain` is 5 and 4: a variance of 0.5, twice that of a run; heads of `std` are not runs."""
-    assert table["noise"] == {"std": pytest.approx(0.5), "df": 1, "rows": ["plain", "soft", "std"]}
+def test_runs_vary_as_those_of_distilled_students_do(table, filled, leave) -> None:
+    """`no-mi` - `std` is 1 and 2: a variance of 0.5, twice that of a run; heads of `std` are not runs."""
+    assert table["noise"] is None  # `soft` shares one seed with `std`, and `plain` is no distilled student
+    for seed, top1 in ((0, 46.0), (1, 48.0)):
+        leave(filled.place(ROWS["no-mi"], seed), top1=top1)
+    noise = collect(filled, [0, 1, 2], "mixstill")["noise"]
+    assert noise == {"std": pytest.approx(0.5), "df": 1, "rows": ["no-mi", "soft", "std"]}
 
 
 def test_a_row_at_another_head_has_the_figures_of_that_head(table) -> None:
@@ -161,7 +166,7 @@ def test_without_a_run_the_table_is_empty(plan) -> None:
     assert collect(plan, [], "mixstill") == {"teachers": [], "rows": [], "parts": [], "noise": None, "missing": names}
 
 
-def lines_of(table) -> list[str]:
+def lines_of(table, given=()) -> list[str]:
     about = {
         "title": "CIFAR-100",
         "scale": "micro",
@@ -169,6 +174,7 @@ def lines_of(table) -> list[str]:
         "jobs": 2,
         "commit": "abc",
         "command": "mixstill x",
+        "settings": {"all": dict(given)},
     }
     return page(table | about | {"summary": ["first", "second"]}).splitlines()
 
@@ -176,15 +182,24 @@ def lines_of(table) -> list[str]:
 def test_the_page_shows_the_rows_the_teachers_and_the_sentences(table) -> None:
     lines = lines_of(table)
     what = ROWS["std"].what
-    assert f"| std | {what} | 47.00 ± 2.65 | 80.00 ± 0.00 | +4.50 ± 0.71 | - | 0.19 | 0, 1, 2 | 2, 2, 4 |" in lines
+    assert (
+        f"| std | {what} | 47.00 ± 2.65 | 80.00 ± 0.00 | +4.50 ± 0.71 | - | 0.19 | 0, 1, 2 | 2, 2, 4 | c0, c1 |"
+        in lines
+    )
     what = ROWS["plain"].what
-    assert f"| plain | {what} | 41.00 ± 1.41 | 71.00 ± 1.41 | - | 70.68 / 88.91 | 0.16 | 0, 1 | 2, 2 |" in lines
-    assert f"| soft | {ROWS['soft'].what} | 44.00 | 80.00 | - | - | 0.16 | 2 | 2 |" in lines
+    assert f"| plain | {what} | 41.00 ± 1.41 | 71.00 ± 1.41 | - | 70.68 / 88.91 | 0.16 | 0, 1 | 2, 2 | abc |" in lines
+    assert f"| soft | {ROWS['soft'].what} | 44.00 | 80.00 | - | - | 0.16 | 2 | 2 | abc |" in lines
     assert "| cifar100-micro-teacher | 49.00 | 79.00 | - | 0.08 | 2 |" in lines
     assert lines[0] == "# CIFAR-100, micro"
     assert lines.index("- second") == lines.index("- first") + 1
     assert "![top-1 by epoch](curves.svg)" in lines
     assert lines[-1] == "`mixstill x`, last called at commit abc, 2 runs at a time."
+
+
+def test_the_page_tells_what_the_command_line_changed(table) -> None:
+    assert not any("command line" in line for line in lines_of(table))
+    lines = lines_of(table, {"train.epochs": "1", "train.amp": True})
+    assert "With fields from the command line: train.epochs 1, train.amp True." in lines
 
 
 def test_the_page_of_an_empty_table_has_no_tables(plan) -> None:

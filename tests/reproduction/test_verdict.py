@@ -85,7 +85,7 @@ def test_rows_are_held_against_all_runs_and_heads_of_one_run_against_themselves(
     rows, heads, about, *_ = sentences(table | {"noise": noise}, published=True)
     assert rows.endswith("95 % interval +3.10 to +4.90: a gain")
     assert heads.endswith("over 1 seed, so without a spread to hold it against")
-    assert "runs of one row vary by 0.30 points" in about
+    assert "runs of one distilled row vary by 0.30 points" in about
     assert "15 degrees of freedom" in about
 
 

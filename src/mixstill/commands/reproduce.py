@@ -5,15 +5,14 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from mixstill.errors import RunError, UserError, many, unknown
 from mixstill.overrides import parse
+from mixstill.schema import RawConfig
 
 EXPERIMENTS = ("cifar100",)
-FIXED = ("model.name", "model.init_from", "distill.teachers", "data.dataset", "train.seed", "train.max_steps")
 
 USAGE = """usage: mixstill reproduce cifar100 --data-dir DIR [--rows ROW,...] [--seeds N] [--scale full|micro]
                           [--output DIR] [--jobs N] [--FIELD VALUE ...]
@@ -43,10 +42,9 @@ def main(argv: list[str]) -> None:
         raise UserError(f"reproduce: takes one experiment ({', '.join(EXPERIMENTS)}), got {got}")
     if name not in EXPERIMENTS:
         raise unknown("experiment", name, EXPERIMENTS)
-    for section, values in line.config.items():
-        for field in values:
-            if f"{section}.{field}" in FIXED:
-                raise UserError(f"{section}.{field}: cannot be given to reproduce; its rows settle it")
+    rows = line.options.get("rows", "").replace(",", " ").split()
+    if "rows" in line.options and not rows:
+        raise UserError("--rows: names no row; leave it out for all of them")
 
     from mixstill.reproduction.cifar100 import CIFAR100
     from mixstill.reproduction.experiment import reproduce
@@ -58,10 +56,10 @@ def main(argv: list[str]) -> None:
     output = Path(line.options.get("output", Path("runs", f"reproduce-{name}-{scale}"))).expanduser()
     table = reproduce(
         Plan(CIFAR100, scale, output, line.config),
-        chosen(CIFAR100, line.options.get("rows", "").replace(",", " ").split()),
+        chosen(CIFAR100, rows),
         range(line.whole("seeds") or 1),
         jobs=line.whole("jobs"),
-        command=shlex.join(["mixstill", "reproduce", *_without(argv, "rows", "jobs", "json")]),
+        command=shlex.join(["mixstill", "reproduce", name, "--scale", scale, *_fields(line.config)]),
         say=lambda text: print(text, file=sys.stderr, flush=True),
     )
     if "json" in line.options:
@@ -74,17 +72,20 @@ def main(argv: list[str]) -> None:
         )
 
 
-def _without(argv: Sequence[str], *names: str) -> list[str]:
-    """The words without these options and their values; paths of this machine stand as DIR."""
-    kept: list[str] = []
-    dropped = False
-    for word in argv:
-        option = word.removeprefix("--").partition("=")[0] if word.startswith("--") else None
-        dropped = option in names if option is not None else dropped
-        if not dropped:
-            name, equals, value = word.rpartition("=")
-            kept.append(f"{name}{equals}DIR" if Path(value).expanduser().is_absolute() else word)
-    return kept
+def _fields(config: RawConfig) -> list[str]:
+    """The fields as words of a command; folders of this machine, and the output, stand as DIR."""
+    words = []
+    for section, values in config.items():
+        for field, value in values.items():
+            folder = value is not None and field in ("data_dir", "cache")
+            words += [f"--{section}.{field}", *(["DIR"] if folder else _words(value))]
+    return [*words, "--output", "DIR"]
+
+
+def _words(value: Any) -> list[str]:
+    if isinstance(value, list):
+        return [str(each) for each in value] or ["none"]
+    return [value if isinstance(value, str) else json.dumps(value)]
 
 
 def _print(table: dict[str, Any], output: Path) -> None:

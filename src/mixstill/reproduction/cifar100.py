@@ -91,7 +91,7 @@ _PARTS = (
     Part("the distillation heads alone over the class head alone", "distill-head", "class-head"),
     Part("hard over soft distillation", "std", "soft"),
     Part("the regulariser, in each step, over none", "std", "no-mi"),
-    Part("the regulariser, once per epoch, over none", "mi-epoch", "no-mi"),
+    Part("the regulariser as in the report, once per epoch, over none", "mi-epoch", "no-mi"),
     Part("tokens over linear heads on pooled features, without the regulariser", "no-mi", "no-tokens"),
     Part("the channel token beside the spatial one, without the regulariser", "no-mi", "spatial"),
     Part("the small teacher at 2/3 over both at the last block", "std", "last"),

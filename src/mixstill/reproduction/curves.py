@@ -27,6 +27,8 @@ def draw(plan: Plan, seeds: Sequence[int], path: Path) -> None:
         for row in side:
             curves = [curve for seed in seeds if (curve := _curve(plan, row, seed))]
             if curves:
+                longest = max(map(len, curves))
+                curves = [curve for curve in curves if len(curve) == longest]  # one on its way would cut them short
                 epochs = sorted(set.intersection(*map(set, curves)))
                 values = [[curve[epoch] for curve in curves] for epoch in epochs]
                 (line,) = axes.plot(epochs, [statistics.fmean(each) for each in values], label=row.name)

@@ -17,7 +17,6 @@ from mixstill.reproduction.pool import finished, room, train_all
 from mixstill.reproduction.rows import Row
 from mixstill.reproduction.table import collect, page
 from mixstill.reproduction.verdict import sentences
-from mixstill.schema import RawConfig
 from mixstill.train.build import check_config, student_pixels
 from mixstill.train.device import machine, pick_device
 from mixstill.train.source import commit
@@ -30,12 +29,14 @@ def reproduce(
 ) -> dict[str, Any]:
     """Train what is not finished, `jobs` runs at a time, and return the table; table, page and curves are written.
 
-    `failed` in the table are the runs that failed, with their last words; `command`, `commit`, `machine` and `jobs` are
-    of this call. Rows that were trained earlier stand in the table too; each row has its own.
+    `failed` in the table are the runs that failed, with their last words; `command` (here without rows and seeds),
+    `commit`, `machine` and `jobs` are of this call. Rows that were trained earlier stand in the table too; each row has
+    its own.
 
     Raises `UserError`, before anything is written, for configs, data or an output that do not fit, and
     `InterruptedRun` on SIGINT and SIGTERM.
     """
+    plan.check()
     runs = plan.runs(rows, seeds)
     device = _check(plan, runs)
     jobs = jobs or room(device, runs[-1].config.train.threads, plan.scale.gigabytes)
@@ -43,8 +44,8 @@ def reproduce(
         "title": plan.experiment.title,
         "scale": plan.name,
         "what": plan.scale.what,
-        "settings": {"student": plan.scale.student, "teacher": plan.scale.teacher, "all": _anywhere(plan.overrides)},
-        "command": command,
+        "settings": {"student": plan.scale.student, "teacher": plan.scale.teacher, "all": plan.given()},
+        "command": _called(plan, command, rows, seeds),
         "commit": commit(),
         "machine": machine(device),
         "jobs": jobs,
@@ -53,7 +54,7 @@ def reproduce(
 
     def write(failed: dict[str, str]) -> dict[str, Any]:
         table = about | collect(plan, plan.seeds(), command) | {"failed": failed}
-        table["summary"] = sentences(table, published=plan.scale.published)
+        table["summary"] = sentences(table, published=plan.as_published())
         write_json(plan.output / TABLE, table)
         write_atomically(plan.output / PAGE, page(table).encode())
         draw(plan, plan.seeds(), plan.output / CURVES)
@@ -70,12 +71,9 @@ def reproduce(
         return write(train_all(runs, jobs, say, ended, inherited=[held]))
 
 
-def _anywhere(overrides: RawConfig) -> RawConfig:
-    """The fields without the paths of this machine."""
-    return {
-        section: {name: value for name, value in values.items() if name not in ("data_dir", "cache")}
-        for section, values in overrides.items()
-    }
+def _called(plan: Plan, command: str, rows: Sequence[Row], seeds: Sequence[int]) -> str:
+    named = "" if len(rows) == len(plan.experiment.rows) else f" --rows {','.join(row.name for row in rows)}"
+    return f"{command}{named} --seeds {len(seeds)}"
 
 
 def _check(plan: Plan, runs: Sequence[Run]) -> torch.device:
@@ -87,5 +85,6 @@ def _check(plan: Plan, runs: Sequence[Run]) -> torch.device:
     for run in runs:
         check_config(run.config)
     config = runs[-1].config
-    load_splits(config.data, ["train", "test"], "cpu", student_pixels(config))
+    if not all(finished(run.path) for run in runs):
+        load_splits(config.data, ["train", "test"], "cpu", student_pixels(config))
     return pick_device(config.train.device)

@@ -6,16 +6,19 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from pathlib import Path
+from typing import Any
 
 from mixstill import recipes
 from mixstill.config import Config
 from mixstill.distill.placement import Placement
 from mixstill.errors import UserError, unknown
 from mixstill.reproduction.rows import ABLATIONS, MAIN, Experiment, Row, Scale
-from mixstill.schema import RawConfig, merge, write_yaml
+from mixstill.schema import FREE_ON_RESUME, RawConfig, merge, to_dict, write_yaml
 from mixstill.train.run import CONFIG_FILE, check_output, saved_config
 
 _SHARED = ("data", "train")  # sections whose fields, given on the command line, hold for the teachers too
+_FIXED = {"model.init_from", "data.dataset", "data.val_fraction", "train.seed", "train.max_steps"}  # of the experiment
+_NO_MATTER = {*FREE_ON_RESUME, "train.amp", "train.compile", "train.eval_interval", "train.log_interval"}
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,35 @@ class Plan:
     def scale(self) -> Scale:
         """The size at which all is run."""
         return self.experiment.scales[self.name]
+
+    def check(self) -> None:
+        """Raises `UserError` for a field on the command line that could make rows alike, or the experiment another."""
+        for name in sorted(self._settled() & set(self.given())):
+            raise UserError(f"{name}: cannot be given to reproduce; its rows settle it")
+
+    def _settled(self) -> set[str]:
+        rows = [row for row in self.experiment.rows if row.head_of is None]
+        bare = replace(self, overrides={})
+        configs = [to_dict(bare._student(row, seed=0)) for row in rows]
+        first = configs[0]
+        apart = {
+            f"{section}.{name}"
+            for section, values in first.items()
+            for name in values
+            if any(config[section][name] != values[name] for config in configs)
+        }
+        return apart | _FIXED
+
+    def as_published(self) -> bool:
+        """Whether runs are of the published size, and nothing on the command line changes what is trained."""
+        return self.scale.published and set(self.given()) <= _NO_MATTER
+
+    def given(self) -> dict[str, Any]:
+        """The fields on the command line by their dotted names, without the paths of this machine."""
+        flat = {
+            f"{section}.{name}": value for section, values in self.overrides.items() for name, value in values.items()
+        }
+        return {name: value for name, value in flat.items() if name not in ("data.data_dir", "distill.cache")}
 
     def teachers(self) -> list[Run]:
         """The teachers, each trained once for all rows and seeds."""

@@ -91,6 +91,7 @@ def train_all(
                 process.wait()
                 clock.note(run.path, time.monotonic() - began[run.name])
     if stop.number is not None:
+        ended(failed)  # some may have come to their end on the way
         raise InterruptedRun(
             stop.number, "the runs stopped with their checkpoints; give the same command again to go on"
         )

@@ -21,13 +21,14 @@ def collect(plan: Plan, seeds: Sequence[int], command: str) -> Table:
     """All rows with at least one complete run, and the teachers: accuracy at the last epoch, mean and spread.
 
     `gain` is the difference to the plain student of the same seed; `parts` are the differences of rows, seed by seed;
-    `noise` is how much runs vary, by all rows that have runs of their own. A row's command is `command` with its name
-    behind it.
+    `noise` is how much runs of distilled students vary; the plain one is not among them, since what a seed does to all
+    of them together it need not do to that one. A row's command is `command` for it and its seeds.
     """
     experiment = plan.experiment
     found = {row.name: scores for row in experiment.rows if (scores := _scores(plan, row, seeds))}
     entries = [
-        _row(plan, row, found[row.name]) | {"command": f"{command} --rows {row.name}"}
+        _row(plan, row, found[row.name])
+        | {"command": f"{command} --rows {row.name} --seeds {max(found[row.name]) + 1}"}
         for row in experiment.rows
         if row.name in found
     ]
@@ -40,8 +41,10 @@ def collect(plan: Plan, seeds: Sequence[int], command: str) -> Table:
         if (difference := _difference(found.get(part.with_it, {}), found.get(part.without, {})))
     ]
     missing = [row.name for row in experiment.rows if row.name not in found]
-    own = [row.name for row in experiment.rows if row.name in found and row.head_of is None]
-    noise = residual({name: {seed: summary["top1"] for seed, summary in found[name].items()} for name in own})
+    alike = [
+        row.name for row in experiment.rows if row.head_of is None and row.name not in (experiment.plain, *missing)
+    ]
+    noise = residual({name: {seed: summary["top1"] for seed, summary in found[name].items()} for name in alike})
     return {"teachers": _taught(plan), "rows": entries, "parts": parts, "noise": noise, "missing": missing}
 
 
@@ -104,8 +107,10 @@ def page(table: Mapping[str, Any]) -> str:
         "standard deviation over the seeds of the student; all share the teachers. Minutes are of each run "
         "beside others on the same machine."
     )
+    given = ", ".join(f"{name} {value}" for name, value in table["settings"]["all"].items())
+    changed = f"With fields from the command line: {given}." if given else ""
     source = f"`{table['command']}`, last called at commit {table['commit']}, {table['jobs']} runs at a time."
-    pieces = [f"# {table['title']}, {table['scale']}", about, teachers(table), rows(table), summary(table)]
+    pieces = [f"# {table['title']}, {table['scale']}", about, changed, teachers(table), rows(table), summary(table)]
     return "\n\n".join(piece for piece in [*pieces, "![top-1 by epoch](curves.svg)", source] if piece) + "\n"
 
 
@@ -123,6 +128,7 @@ def rows(table: Mapping[str, Any]) -> str:
                 "parameters (M)": f"{entry['parameters'] / 1e6:.2f}",
                 "seeds": ", ".join(map(str, entry["seeds"])),
                 "minutes": ", ".join(f"{minutes:.0f}" for minutes in entry["minutes"]),
+                "commit": ", ".join(commit[:8] for commit in entry["commits"]),
             }
             for entry in table["rows"]
         ]

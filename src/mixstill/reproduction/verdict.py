@@ -23,9 +23,9 @@ def sentences(table: Mapping[str, Any], *, published: bool) -> list[str]:
         lines.append(f"{part['what']} ({' - '.join(part['rows'])}): {worth(part['difference'], pooled)}")
     if noise is not None:
         lines.append(
-            f"Beyond what seeds have in common, runs of one row vary by {noise['std']:.2f} points (standard deviation "
-            f"over all rows, {many(noise['df'], 'degree')} of freedom). The intervals between rows are of that, those "
-            "between heads of one run of their own differences."
+            f"Beyond what seeds have in common, runs of one distilled row vary by {noise['std']:.2f} points (standard "
+            f"deviation over all such rows, {many(noise['df'], 'degree')} of freedom). The intervals between them are "
+            "of that, those against the plain student and between heads of one run of their own differences."
         )
     if table["missing"]:
         lines.append(f"Not trained: {', '.join(table['missing'])}.")

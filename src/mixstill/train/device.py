@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from mixstill import __version__
 from mixstill.errors import UserError
 
 
@@ -66,5 +67,5 @@ def machine(device: torch.device) -> dict[str, Any]:
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
-        "versions": {name: metadata.version(name) for name in ("mixstill", "torch", "timm")},
+        "versions": {"mixstill": __version__} | {name: metadata.version(name) for name in ("torch", "timm")},
     }
