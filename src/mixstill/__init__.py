@@ -12,6 +12,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mixstill.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from mixstill.config import Config as Config
     from mixstill.distill.classifier import load_classifier as load_classifier
@@ -22,8 +24,6 @@ if TYPE_CHECKING:
     from mixstill.distill.student import StudentOutput as StudentOutput
     from mixstill.distill.teachers import Teachers as Teachers
     from mixstill.distill.timm_student import TimmStudent as TimmStudent
-
-__version__ = "0.1.0"
 
 _HOMES = {
     "Config": "mixstill.config",

@@ -7,8 +7,8 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from mixstill import __version__
 from mixstill.errors import InterruptedRun, RunError, UserError, one_line, unknown
+from mixstill.version import __version__
 
 # Each is a module of `mixstill.commands` with `USAGE` and `main(argv) -> None`; it is imported when it is called for.
 COMMANDS = {

@@ -1,12 +1,14 @@
 """Devices by name, and what a figure was measured on."""
 
 import json
+from importlib import metadata
 
 import pytest
 import torch
 
 from mixstill.errors import UserError
 from mixstill.train.device import computes_bfloat16, machine, pick_device, threads
+from mixstill.version import __version__
 
 
 def test_a_device_is_picked_by_its_name() -> None:
@@ -32,6 +34,12 @@ def test_the_machine_of_a_figure_can_be_written_as_json() -> None:
     assert about["threads"] == torch.get_num_threads()
     assert torch.__version__.startswith(about["versions"]["torch"])
     assert set(about["versions"]) == {"mixstill", "torch", "timm"}
+
+
+def test_a_copy_that_was_not_installed_knows_its_version(monkeypatch) -> None:
+    found = metadata.version
+    monkeypatch.setattr(metadata, "version", lambda name: found({"mixstill": "not-there"}.get(name, name)))
+    assert machine(torch.device("cpu"))["versions"]["mixstill"] == __version__ == found("mixstill")
 
 
 def test_threads_are_put_back() -> None:

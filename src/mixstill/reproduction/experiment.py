@@ -12,7 +12,8 @@ from mixstill.errors import UserError, one_line
 from mixstill.files import write_atomically, write_json
 from mixstill.reproduction.curves import draw
 from mixstill.reproduction.lock import locked
-from mixstill.reproduction.plan import Plan, Run, at_home, check_places
+from mixstill.reproduction.places import at_home, check_places
+from mixstill.reproduction.plan import Plan, Run
 from mixstill.reproduction.pool import finished, room, train_all
 from mixstill.reproduction.rows import Row
 from mixstill.reproduction.table import collect, page

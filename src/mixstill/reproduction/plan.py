@@ -13,8 +13,7 @@ from mixstill.config import Config
 from mixstill.distill.placement import Placement
 from mixstill.errors import UserError, unknown
 from mixstill.reproduction.rows import ABLATIONS, MAIN, Experiment, Row, Scale
-from mixstill.schema import FREE_ON_RESUME, RawConfig, merge, to_dict, write_yaml
-from mixstill.train.run import CONFIG_FILE, check_output, saved_config
+from mixstill.schema import FREE_ON_RESUME, RawConfig, merge, to_dict
 
 _SHARED = ("data", "train")  # sections whose fields, given on the command line, hold for the teachers too
 _FIXED = {"model.init_from", "data.dataset", "data.val_fraction", "train.seed", "train.max_steps"}  # of the experiment
@@ -151,37 +150,3 @@ def chosen(experiment: Experiment, words: Sequence[str]) -> list[Row]:
         for row in experiment.rows
         if not words or {row.name, row.group, MAIN if row.group == MAIN else ABLATIONS} & set(words)
     ]
-
-
-def check_places(runs: Iterable[Run]) -> None:
-    """Raises `UserError` where a place holds another run than the one that belongs there."""
-    for run in runs:
-        if (run.path / CONFIG_FILE).exists():
-            try:
-                check_output(_as_begun(run).config, run.path, resume=True)
-            except UserError as error:
-                raise UserError(f"output: {run.name} was run otherwise: {error}; choose another --output") from error
-
-
-def at_home(run: Run) -> Run:
-    """The run with its teachers where they lay when it began; it is told their new place if they were moved with it."""
-    begun = _as_begun(run)
-    if all(Path(Placement.parse(text).teacher).exists() for text in begun.config.distill.teachers) or begun is run:
-        return begun
-    saved, teachers = saved_config(run.path), run.config.distill.teachers
-    write_yaml(replace(saved, distill=replace(saved.distill, teachers=teachers)), run.path / CONFIG_FILE)
-    return run
-
-
-def _as_begun(run: Run) -> Run:
-    """The run with its teachers where they lay when it began, if they are called the same."""
-    if not (run.path / CONFIG_FILE).exists():
-        return run
-    saved, config = saved_config(run.path).distill.teachers, run.config
-    same = [_named(text) for text in saved] == [_named(text) for text in config.distill.teachers]
-    return replace(run, config=replace(config, distill=replace(config.distill, teachers=saved))) if same else run
-
-
-def _named(text: str) -> tuple[str, str]:
-    placement = Placement.parse(text)
-    return Path(placement.teacher).name, placement.place

@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from mixstill import __version__
 from mixstill.errors import UserError
+from mixstill.version import __version__
 
 
 def pick_device(name: str) -> torch.device:

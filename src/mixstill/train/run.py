@@ -77,6 +77,8 @@ def train(
 ) -> dict[str, Any]:
     """Train the run of `config` in the directory `path` to its end, and return its summary.
 
+    On a CPU the process keeps from then on the memory that tensors free (`train/memory.py`).
+
     Args:
         config: the resolved config.
         path: the run directory; it is made once all that the run needs was found.
