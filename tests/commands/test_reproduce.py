@@ -122,7 +122,10 @@ def test_rows_and_their_gain_are_printed_with_what_they_say(mixstill, words, tra
     assert ["plain", *("40.00", "±", "0.00"), *("80.00", "±", "0.00"), "-", "2"] in lines
     assert ["std", *("44.00", "±", "0.00"), *("80.00", "±", "0.00"), *("+4.00", "±", "0.00"), "2"] in lines
     what = next(part.what for part in CIFAR100.parts if (part.with_it, part.without) == ("std", "plain"))
-    assert f"{what} (std - plain): +4.00 ± 0.00 points over 2 seeds, 95 % interval +4.00 to +4.00: a gain\n" in said.out
+    assert (
+        f"{what} (std - plain): +4.00 ± 0.00 points over 2 seeds, more in each; 95 % interval +4.00 to +4.00: a gain\n"
+        in said.out
+    )
     assert said.out.endswith(f"The table, its page and its curves are in {tmp_path / 'table'}\n")
 
 

@@ -115,15 +115,6 @@ def test_a_part_is_the_difference_seed_by_seed_and_is_left_out_where_no_seed_has
     assert len(table["parts"]) == 4
 
 
-def test_runs_vary_as_those_of_distilled_students_do(table, filled, leave) -> None:
-    """`no-mi` - `std` is 1 and 2: a variance of 0.5, twice that of a run; heads of `std` are not runs."""
-    assert table["noise"] is None  # `soft` shares one seed with `std`, and `plain` is no distilled student
-    for seed, top1 in ((0, 46.0), (1, 48.0)):
-        leave(filled.place(ROWS["no-mi"], seed), top1=top1)
-    noise = collect(filled, [0, 1, 2], "mixstill")["noise"]
-    assert noise == {"std": pytest.approx(0.5), "df": 1, "rows": ["no-mi", "soft", "std"]}
-
-
 def test_a_row_at_another_head_has_the_figures_of_that_head(table) -> None:
     at_class, distilled = row(table, "class-head"), row(table, "distill-head")
     assert (at_class["top1"]["values"], at_class["top5"]["mean"]) == ([43.0, 44.0, 45.0], 70.0)
@@ -163,7 +154,7 @@ def test_published_figures_stand_beside_the_rows(table) -> None:
 
 def test_without_a_run_the_table_is_empty(plan) -> None:
     names = [row.name for row in plan.experiment.rows]
-    assert collect(plan, [], "mixstill") == {"teachers": [], "rows": [], "parts": [], "noise": None, "missing": names}
+    assert collect(plan, [], "mixstill") == {"teachers": [], "rows": [], "parts": [], "missing": names}
 
 
 def lines_of(table, given=()) -> list[str]:

@@ -87,6 +87,7 @@ _PARTS = (
     Part("STD-57 over the plain student", "std-57", "plain"),
     Part("STD-52 over the plain student", "std-52", "plain"),
     Part("STD-56 over the plain student", "std-56", "plain"),
+    Part("STD without its regulariser over the plain student", "no-mi", "plain"),
     Part("the distillation heads: their average with the class head over the class head alone", "std", "class-head"),
     Part("the distillation heads alone over the class head alone", "distill-head", "class-head"),
     Part("hard over soft distillation", "std", "soft"),

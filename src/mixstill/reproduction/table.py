@@ -7,7 +7,6 @@ from typing import Any
 
 from mixstill.markdown import grid
 from mixstill.reproduction.clock import minutes
-from mixstill.reproduction.noise import residual
 from mixstill.reproduction.plan import Plan
 from mixstill.reproduction.rows import Published, Row
 from mixstill.spread import shown, spread
@@ -20,9 +19,8 @@ Scores = dict[int, dict[str, Any]]  # seed -> the summary of a complete run
 def collect(plan: Plan, seeds: Sequence[int], command: str) -> Table:
     """All rows with at least one complete run, and the teachers: accuracy at the last epoch, mean and spread.
 
-    `gain` is the difference to the plain student of the same seed; `parts` are the differences of rows, seed by seed;
-    `noise` is how much runs of distilled students vary; the plain one is not among them, since what a seed does to all
-    of them together it need not do to that one. A row's command is `command` for it and its seeds.
+    `gain` is the difference to the plain student of the same seed; `parts` are the differences of rows, seed by seed.
+    A row's command is `command` for it and its seeds.
     """
     experiment = plan.experiment
     found = {row.name: scores for row in experiment.rows if (scores := _scores(plan, row, seeds))}
@@ -41,11 +39,7 @@ def collect(plan: Plan, seeds: Sequence[int], command: str) -> Table:
         if (difference := _difference(found.get(part.with_it, {}), found.get(part.without, {})))
     ]
     missing = [row.name for row in experiment.rows if row.name not in found]
-    alike = [
-        row.name for row in experiment.rows if row.head_of is None and row.name not in (experiment.plain, *missing)
-    ]
-    noise = residual({name: {seed: summary["top1"] for seed, summary in found[name].items()} for name in alike})
-    return {"teachers": _taught(plan), "rows": entries, "parts": parts, "noise": noise, "missing": missing}
+    return {"teachers": _taught(plan), "rows": entries, "parts": parts, "missing": missing}
 
 
 def _scores(plan: Plan, row: Row, seeds: Sequence[int]) -> Scores:

@@ -16,17 +16,7 @@ ROW_TOLERANCE, TEACHER_TOLERANCE = 0.5, 0.7  # points of top-1
 
 def sentences(table: Mapping[str, Any], *, published: bool) -> list[str]:
     """One line for each part, one for the rows that are missing, and, at the published scale, one for each figure."""
-    noise = table["noise"]
-    lines = []
-    for part in table["parts"]:
-        pooled = noise if noise is not None and set(part["rows"]) <= set(noise["rows"]) else None
-        lines.append(f"{part['what']} ({' - '.join(part['rows'])}): {worth(part['difference'], pooled)}")
-    if noise is not None:
-        lines.append(
-            f"Beyond what seeds have in common, runs of one distilled row vary by {noise['std']:.2f} points (standard "
-            f"deviation over all such rows, {many(noise['df'], 'degree')} of freedom). The intervals between them are "
-            "of that, those against the plain student and between heads of one run of their own differences."
-        )
+    lines = [f"{part['what']} ({' - '.join(part['rows'])}): {worth(part['difference'])}" for part in table["parts"]]
     if table["missing"]:
         lines.append(f"Not trained: {', '.join(table['missing'])}.")
     if not published:
@@ -36,23 +26,22 @@ def sentences(table: Mapping[str, Any], *, published: bool) -> list[str]:
     return [line for line in lines if line]
 
 
-def worth(difference: Mapping[str, Any], noise: Mapping[str, Any] | None = None) -> str:
+def worth(difference: Mapping[str, Any]) -> str:
     """A difference of top-1 in points, and whether the 95 % interval of its mean leaves 0 out.
 
-    The interval is Student's, for the mean of n differences, one for each seed: mean ± t(0.975, df) std / sqrt(n). With
-    `noise`, how much single runs vary, std is sqrt(2) of its, and df its own; else both are of these differences,
-    n - 1. It tells of the seeds, not of the choice of the test images.
+    The interval is Student's, for the mean of as many differences as there are seeds: mean ± t(0.975, n-1) std/sqrt(n).
+    It tells of the seeds, not of the choice of the test images. The spread is that of these differences alone: what a
+    seed does to some rows it does not do to others, so many rows of few seeds do not stand for many seeds.
     """
-    mean, deviation, count = difference["mean"], difference["std"], len(difference["values"])
-    df = count - 1
+    mean, deviation, values = difference["mean"], difference["std"], difference["values"]
+    count = len(values)
     text = f"{shown(dict(difference), '+')} points over {many(count, 'seed')}"
-    if noise is not None:
-        deviation, df = math.sqrt(2) * noise["std"], noise["df"]
     if deviation is None:
         return f"{text}, so without a spread to hold it against"
-    reach = float(t.ppf(0.975, df)) * deviation / math.sqrt(count)
+    reach = float(t.ppf(0.975, count - 1)) * deviation / math.sqrt(count)
     words = "not told apart from 0" if abs(mean) <= reach else "a gain" if mean > 0 else "a loss"
-    return f"{text}, 95 % interval {mean - reach:+.2f} to {mean + reach:+.2f}: {words}"
+    each = ", more in each" if min(values) > 0 else ", less in each" if max(values) < 0 else ""
+    return f"{text}{each}; 95 % interval {mean - reach:+.2f} to {mean + reach:+.2f}: {words}"
 
 
 def against(name: str, top1: float, entry: Mapping[str, Any], tolerance: float) -> str:
