@@ -24,12 +24,7 @@ def collect(plan: Plan, seeds: Sequence[int], command: str) -> Table:
     """
     experiment = plan.experiment
     found = {row.name: scores for row in experiment.rows if (scores := _scores(plan, row, seeds))}
-    entries = [
-        _row(plan, row, found[row.name])
-        | {"command": f"{command} --rows {row.name} --seeds {max(found[row.name]) + 1}"}
-        for row in experiment.rows
-        if row.name in found
-    ]
+    entries = [_row(plan, row, found[row.name], command) for row in experiment.rows if row.name in found]
     for entry in entries:
         plain = found.get(experiment.plain, {})
         entry["gain"] = None if entry["name"] == experiment.plain else _difference(found[entry["name"]], plain)
@@ -53,7 +48,7 @@ def _scores(plan: Plan, row: Row, seeds: Sequence[int]) -> Scores:
     return found
 
 
-def _row(plan: Plan, row: Row, scores: Scores) -> Table:
+def _row(plan: Plan, row: Row, scores: Scores, command: str) -> Table:
     first = next(iter(scores.values()))
     return {
         "name": row.name,
@@ -70,6 +65,7 @@ def _row(plan: Plan, row: Row, scores: Scores) -> Table:
         "minutes": [minutes(plan.place(row, seed), summary) for seed, summary in scores.items()],
         "commits": sorted({str(summary.get("commit")) for summary in scores.values()}),
         "machine": first["machine"],
+        "command": f"{command} --rows {row.name} --seeds {max(scores) + 1}",
     }
 
 
