@@ -67,7 +67,7 @@ def _one_seed(config: Config, folder: Path, seed: int) -> dict[str, float]:
     """Top-1 of the teachers, the plain student and the STD student of one seed."""
     from mixstill.distill.placement import Placement
     from mixstill.teaching import resolve_teachers
-    from mixstill.train.run import CONFIG_FILE, complete_summary, train
+    from mixstill.train.run import CONFIG_FILE, saved_summary, train
 
     seeded = replace(config, train=replace(config.train, seed=seed))
     taught = resolve_teachers(seeded, folder / "std", seed=seed)
@@ -75,7 +75,7 @@ def _one_seed(config: Config, folder: Path, seed: int) -> dict[str, float]:
     found = {}
     for text in taught.distill.teachers:
         source = Placement.parse(text).teacher
-        summary = complete_summary(Path(source))
+        summary = saved_summary(Path(source))
         if summary is not None:
             found[f"teacher {Path(source).name}"] = float(summary["top1"])
     for name, run, its in (("plain student", folder / "plain", plain), ("STD student", folder / "std", taught)):
