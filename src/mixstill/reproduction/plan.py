@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import reduce
+from functools import cache, reduce
 from pathlib import Path
 from typing import Any
 
@@ -51,10 +51,12 @@ class Plan:
 
     def check(self) -> None:
         """Raises `UserError` for a field on the command line that could make rows alike, or the experiment another."""
-        for name in sorted(self._settled() & set(self.given())):
+        given = set(self.given())
+        for name in sorted(given & self.settled() if given else ()):
             raise UserError(f"{name}: cannot be given to reproduce; its rows settle it")
 
-    def _settled(self) -> set[str]:
+    def settled(self) -> set[str]:
+        """The fields, by their dotted names, in which rows differ, and those that are the experiment's."""
         rows = [row for row in self.experiment.rows if row.head_of is None]
         bare = replace(self, overrides={})
         configs = [to_dict(bare._student(row, seed=0)) for row in rows]
@@ -132,10 +134,15 @@ class Plan:
         return self.output / "teachers" / self.scale.teachers[name].recipe
 
     def _student(self, row: Row, seed: int) -> Config:
-        name = recipes.load(row.recipe).model.name
+        name = _model_of(row.recipe)
         model = {"model": {"name": self.scale.models.get(name, name)}}
         layers: list[RawConfig] = [self.scale.student, self.overrides, row.overrides, {"train": {"seed": seed}}]
         return recipes.load(row.recipe, reduce(merge, layers, model))
+
+
+@cache
+def _model_of(recipe: str) -> str:
+    return recipes.load(recipe).model.name
 
 
 def chosen(experiment: Experiment, words: Sequence[str]) -> list[Row]:
