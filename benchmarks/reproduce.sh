@@ -32,8 +32,8 @@ train() {
         --data-dir "$data" --output "$work" "$@" >>"$work/log.txt" 2>&1 &
     process=$!
     while kill -0 "$process" 2>/dev/null; do
-        sleep "${POLL:-10}"
         leave "$work" "$out"
+        sleep "${POLL:-10}"
     done
     wait "$process"
     code=$?
@@ -51,7 +51,7 @@ leave() {
     (cd "$1" && find . \( -name config.yaml -o -name metrics.jsonl -o -name summary.json -o -name '*.log' \
         -o -name '*.seconds' \) -print0 | tar czf - --null -T -) >"$2/runs.tar.gz" 2>/dev/null
     for run in "$1"/teachers/*/; do
-        [ -e "$run/summary.json" ] && cp "$run/weights.safetensors" "$2/$(basename "$run").safetensors"
+        [ -e "$run/summary.json" ] && cp -u "$run/weights.safetensors" "$2/$(basename "$run").safetensors"
     done
 }
 

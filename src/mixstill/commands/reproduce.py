@@ -74,11 +74,13 @@ def main(argv: list[str]) -> None:
 
 def _fields(config: RawConfig) -> list[str]:
     """The fields as words of a command; folders of this machine, and the output, stand as DIR."""
+    from mixstill.reproduction.plan import FOLDERS
+
     words = []
     for section, values in config.items():
         for field, value in values.items():
-            folder = value is not None and field in ("data_dir", "cache")
-            words += [f"--{section}.{field}", *(["DIR"] if folder else _words(value))]
+            name = f"{section}.{field}"
+            words += [f"--{name}", *(["DIR"] if name in FOLDERS and value is not None else _words(value))]
     return [*words, "--output", "DIR"]
 
 

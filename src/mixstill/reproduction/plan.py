@@ -15,6 +15,7 @@ from mixstill.errors import UserError, unknown
 from mixstill.reproduction.rows import ABLATIONS, MAIN, Experiment, Row, Scale
 from mixstill.schema import FREE_ON_RESUME, RawConfig, merge, to_dict
 
+FOLDERS = ("data.data_dir", "distill.cache")  # fields that are paths of this machine
 _SHARED = ("data", "train")  # sections whose fields, given on the command line, hold for the teachers too
 _FIXED = {"model.init_from", "data.dataset", "data.val_fraction", "train.seed", "train.max_steps"}  # of the experiment
 _NO_MATTER = {*FREE_ON_RESUME, "train.amp", "train.compile", "train.eval_interval", "train.log_interval"}
@@ -78,7 +79,7 @@ class Plan:
         flat = {
             f"{section}.{name}": value for section, values in self.overrides.items() for name, value in values.items()
         }
-        return {name: value for name, value in flat.items() if name not in ("data.data_dir", "distill.cache")}
+        return {name: value for name, value in flat.items() if name not in FOLDERS}
 
     def teachers(self) -> list[Run]:
         """The teachers, each trained once for all rows and seeds."""

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -66,9 +67,8 @@ def train_all(
                 lost = {_at(run) for run in runs if run.name in failed}
                 failed |= {run.name: _NEEDS_FAILED for run in waiting if lost & set(run.needs)}
                 waiting = [run for run in waiting if run.name not in failed]
-                free = jobs - len(running)
-                ready = [run for run in waiting if all(map(finished, run.needs))] if free else []
-                for run in ready[:free]:
+                ready = (run for run in waiting if all(map(finished, run.needs)))
+                for run in list(islice(ready, jobs - len(running))):
                     running[_start(run, inherited)], began[run.name] = run, time.monotonic()
                     waiting.remove(run)
 
