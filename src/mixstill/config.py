@@ -25,6 +25,16 @@ def _require(valid: bool, name: str, value: object, rule: str) -> None:
         raise UserError(f"{name}: {value!r} is not valid; it must be {rule}")
 
 
+# Arguments of timm's create_model that something else decides.
+_NOT_KWARGS = {
+    "num_classes": "the data set tells it (--num-classes, where it cannot)",
+    "drop_path_rate": "give it as --drop-path",
+    "pretrained": "give it as --pretrained",
+    "checkpoint_path": "start from a file by --init-from FILE",
+    **dict.fromkeys(("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"), "the model's own is taken"),
+}
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """The backbone that is trained."""
@@ -42,6 +52,9 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         _require(0 <= self.drop_path < 1, "model.drop_path", self.drop_path, "in [0, 1)")
+        for name in self.kwargs:
+            if name in _NOT_KWARGS:
+                raise UserError(f"model.kwargs.{name}: {self.kwargs[name]!r} is not taken here; {_NOT_KWARGS[name]}")
         _require(
             not (self.pretrained and self.init_from), "model.pretrained", True, "false where model.init_from is given"
         )

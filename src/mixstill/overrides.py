@@ -117,10 +117,17 @@ def parse(argv: Sequence[str], flags: Sequence[str] = (), values: Sequence[str] 
     true; a field of several values takes all words up to the next option.
 
     Raises:
-        UserError: an unknown option (with the nearest one), or one with too few or too many values.
+        UserError: an unknown option (with the nearest one), one with too few or too many values, or one that is given
+            twice.
     """
     result = CommandLine()
+    seen: dict[str, str] = {}
     for name, given in _options(argv, result.words):
+        own = name in flags or name in values
+        first = seen.setdefault(name if own else dotted_name(name), name)
+        if first is not name:
+            also = "" if first == name else f", first as --{first}"
+            raise UserError(f"--{name}: {' '.join(given) or 'it'} is given a second time{also}; give it once")
         if name in flags:
             _count(name, given, 0)
             result.options[name] = True
@@ -130,6 +137,13 @@ def parse(argv: Sequence[str], flags: Sequence[str] = (), values: Sequence[str] 
         else:
             _override(result.config, name, given, [*flags, *values])
     return result
+
+
+def dotted_name(name: str) -> str:
+    """The field that an option without its dashes names, by its alias or by itself; it need not be there."""
+    dotted = ALIASES.get(name.replace("_", "-"), name)
+    head, dot, tail = dotted.partition(".")
+    return dotted if dotted.startswith(_OPEN) else f"{head}{dot}{tail.replace('-', '_')}"
 
 
 def _options(argv: Sequence[str], words: list[str]) -> list[tuple[str, list[str]]]:
@@ -156,14 +170,12 @@ def _count(name: str, given: Sequence[str], wanted: int) -> None:
 
 
 def _override(config: RawConfig, name: str, given: list[str], own: Sequence[str]) -> None:
-    dotted = ALIASES.get(name.replace("_", "-"), name)
+    dotted = dotted_name(name)
     if dotted.startswith(_OPEN) and len(dotted) > len(_OPEN):
         _count(name, given, 1)
         section = config.setdefault("model", {}).setdefault("kwargs", {})
         section[dotted.removeprefix(_OPEN)] = _typed(name, given[0])
         return
-    head, dot, tail = dotted.partition(".")
-    dotted = f"{head}{dot}{tail.replace('-', '_')}"
     if dotted not in fields():
         last = dotted.rpartition(".")[2].replace("-", "_")
         same = [field for field in fields() if field.rpartition(".")[2] == last]
@@ -171,7 +183,8 @@ def _override(config: RawConfig, name: str, given: list[str], own: Sequence[str]
             raise UserError(f"option: unknown value '--{name}'; did you mean '--{same[0]}'?")
         choices = [*own, *ALIASES, *fields()]
         raise unknown("option", f"--{name}", [f"--{choice}" for choice in choices])
-    config.setdefault(head, {})[dotted.partition(".")[2]] = _value(fields()[dotted], name, given)
+    section, _, leaf = dotted.partition(".")
+    config.setdefault(section, {})[leaf] = _value(fields()[dotted], name, given)
 
 
 def _value(leaf: Field, name: str, given: list[str]) -> Any:

@@ -113,6 +113,37 @@ def test_the_plain_output_is_one_line_as_published_tables_have_it(mixstill, fini
     assert re.fullmatch(r"\* Acc@1 \d+\.\d{3} Acc@5 \d+\.\d{3} loss \d+\.\d{3}\n", said.out)
 
 
+def test_classes_in_another_order_are_matched_by_name(mixstill, tiny, tmp_path) -> None:
+    draw = np.random.default_rng(0)
+    folder, names = tmp_path / "photos", ("ant", "bee", "cow")
+    for part in ("train", "test"):
+        for name in names:
+            (folder / part / name).mkdir(parents=True)
+            for number in range(4):
+                Image.fromarray(draw.integers(0, 255, (8, 8, 3), np.uint8)).save(folder / part / name / f"{number}.png")
+    options = {
+        "data.dataset": "folder",
+        "data.data_dir": str(folder),
+        "data.workers": 0,
+        "data.samples_per_class": None,
+    }
+    config = tiny(options)
+    student = build_student(config, 3)
+    nn.init.normal_(student.backbone.head.weight, std=3.0)
+    found = {}
+    for order in ((0, 1, 2), (2, 0, 1)):
+        facts = Facts(3, tuple(names[k] for k in order), (0.5,) * 3, (0.5,) * 3, 8)
+        moved = build_student(config, 3)
+        moved.load_state_dict(student.state_dict())
+        for parameter in (moved.backbone.head.weight, moved.backbone.head.bias):
+            parameter.data = parameter.data[list(order)]
+        save_student(tmp_path / f"{order[0]}.safetensors", moved, config, facts)
+        said = mixstill("eval", tmp_path / f"{order[0]}.safetensors", "--json", "--device", "cpu")
+        assert said.code == 0, said
+        found[order] = {key: json.loads(said.out)[key] for key in ("top1", "loss", "n")}
+    assert found[0, 1, 2] == pytest.approx(found[2, 0, 1], rel=1e-5)
+
+
 def test_heads_are_averaged_in_the_space_that_is_asked_for(mixstill, finished) -> None:
     classifier = load_classifier(str(finished))
     facts = classifier.facts
@@ -278,11 +309,23 @@ def test_a_bad_file_is_one_line_and_nothing_in_it_runs(refused, bad_file, tmp_pa
     assert not (tmp_path / "mark").exists()
 
 
+def test_options_that_would_be_ignored_are_refused(refused, finished, teachers) -> None:
+    said = refused("eval", finished, "--model", "resnet18")
+    assert said == f"--model: 'resnet18' is not taken: {finished} holds a mixer_digits; leave it out"
+    said = refused("eval", teachers["small"], "--use-ema")
+    assert said.startswith(f"--use-ema: {teachers['small']!r} is no run directory")
+    assert refused("eval", finished, "--data-dir", "x") == "data.data_dir: 'x' has no effect with the data set digits"
+    assert refused("eval", finished, "--json", "--json") == "--json: it is given a second time; give it once"
+    assert refused("train", "--data-dir", "x").startswith("data.data_dir: 'x' has no effect with the data set digits")
+
+
 def test_a_file_of_another_model_than_the_one_named_is_told(refused, teachers, tmp_path) -> None:
     words = ("--dataset", "digits", "--model")
     said = refused("eval", teachers["large"], *words, "cifar_resnet20")
     assert said == f"{teachers['large']}: holds a cifar_resnet8, not the cifar_resnet20 that was named"
     said = refused("eval", teachers["large"], *words, "cifar_resnet200")
     assert said == "model: unknown value 'cifar_resnet200'; did you mean 'cifar_resnet20'?"
+    said = refused("eval", teachers["small"], *words, "mixer_digits")
+    assert said == f"--model: 'mixer_digits' is not taken: {teachers['small']} holds a cifar_resnet8; leave it out"
     write_weights(tmp_path / "other.safetensors", {"head.weight": torch.zeros(10, 8)})
     assert "its architecture cannot be told from its keys" in refused("eval", tmp_path / "other.safetensors")

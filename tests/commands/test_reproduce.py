@@ -49,6 +49,19 @@ def words(cifar100, tmp_path) -> tuple[object, ...]:
 
 
 @pytest.fixture
+def replaced():
+    """Puts other values of options into the words of a command."""
+
+    def put(words, **options):
+        changed = list(words)
+        for name, value in options.items():
+            changed[changed.index(f"--{name}") + 1] = value
+        return changed
+
+    return put
+
+
+@pytest.fixture
 def trainer(monkeypatch):
     """A program that takes the place of training: it leaves the summary of a run with a top-1 of that row."""
 
@@ -129,10 +142,10 @@ def test_rows_and_their_gain_are_printed_with_what_they_say(mixstill, words, tra
     assert said.out.endswith(f"The table, its page and its curves are in {tmp_path / 'table'}\n")
 
 
-def test_the_table_keeps_rows_and_seeds_that_this_command_does_not_ask_for(mixstill, words, trainer) -> None:
+def test_the_table_keeps_rows_and_seeds_that_this_command_does_not_ask_for(mixstill, words, trainer, replaced) -> None:
     trainer()
     mixstill(*words, "--seeds", 2)
-    table = json.loads(mixstill(*words, "--rows", "plain", "--json").out)
+    table = json.loads(mixstill(*replaced(words, rows="plain"), "--json").out)
     assert [entry["seeds"] for entry in table["rows"]] == [[0, 1]] * 4
 
 
@@ -152,9 +165,9 @@ def test_a_run_that_fails_is_told_and_the_table_is_written_without_it(mixstill, 
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_an_interrupted_command_says_how_to_go_on(mixstill, words, trainer, tmp_path, number, code) -> None:
+def test_an_interrupted_command_says_how_to_go_on(mixstill, words, trainer, tmp_path, number, code, replaced) -> None:
     trainer(f"if path.name == 'std': os.kill(os.getppid(), {int(number)}); time.sleep(15)")
-    said = mixstill(*words, "--jobs", 1)
+    said = mixstill(*replaced(words, jobs=1))
     assert (said.code, said.out) == (code, "")
     told = "mixstill: the runs stopped with their checkpoints; give the same command again to go on"
     assert said.err.splitlines()[-1] == told
@@ -208,8 +221,8 @@ def test_a_mistake_is_one_line_and_leaves_nothing(refused, tmp_path, monkeypatch
 
 
 @pytest.mark.parametrize("device", ["gpu", "cuda:99"])
-def test_a_device_that_is_not_there_leaves_nothing(refused, words, tmp_path, device) -> None:
-    assert refused(*words, "--device", device).startswith("train.device: ")
+def test_a_device_that_is_not_there_leaves_nothing(refused, words, tmp_path, device, replaced) -> None:
+    assert refused(*replaced(words, device=device)).startswith("train.device: ")
     assert not (tmp_path / "table").exists()
 
 
@@ -229,13 +242,13 @@ def test_an_output_that_another_command_works_in_is_refused(mixstill, words, tra
 
 
 @pytest.mark.parametrize("rows", ["plain,std", "plain"])
-def test_an_output_of_other_overrides_is_refused_and_stays_as_it_is(refused, words, tmp_path, rows) -> None:
+def test_an_output_of_other_overrides_is_refused_and_stays_as_it_is(refused, words, tmp_path, rows, replaced) -> None:
     output = tmp_path / "table"
     run = Plan(CIFAR100, "micro", output, {"train": {"epochs": 1}}).run_of(ROWS["std"], 0)
     run.path.mkdir(parents=True)
     write_yaml(run.config, run.path / "config.yaml")
     before = files(tmp_path)
-    said = refused(*words, "--rows", rows, "--distill.alpha", "0.25")
+    said = refused(*replaced(words, rows=rows), "--distill.alpha", "0.25")
     assert said.startswith("output: std, seed 0 was run otherwise: ")
     assert said.endswith("distill.alpha: 0.5 -> 0.25; choose another --output")
     assert files(tmp_path) == before

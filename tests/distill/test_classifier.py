@@ -94,11 +94,20 @@ def test_weights_of_an_earlier_version_load(tmp_path) -> None:
     assert load_classifier(str(tmp_path / "old.safetensors")).config == config
 
 
-def test_drop_path_among_the_arguments_of_the_backbone_is_refused() -> None:
-    config = make_config()
-    model = replace(config.model, kwargs=config.model.kwargs | {"drop_path_rate": 0.1})
-    with pytest.raises(UserError, match=r"model.kwargs: drop_path_rate is not taken here; give it as model.drop_path"):
-        build_student(replace(config, model=model), 3)
+@pytest.mark.parametrize(
+    ("name", "value", "hint"),
+    [
+        ("drop_path_rate", 0.1, "give it as --drop-path"),
+        ("num_classes", 7, "the data set tells it"),
+        ("pretrained", True, "give it as --pretrained"),
+        ("checkpoint_path", "x.pt", "start from a file by --init-from FILE"),
+        ("pretrained_cfg", {}, "the model's own is taken"),
+    ],
+)
+def test_what_something_else_decides_is_no_argument_of_the_backbone(name, value, hint) -> None:
+    with pytest.raises(UserError) as error:
+        from_dict({"model": {"kwargs": {name: value}}})
+    assert str(error.value).startswith(f"model.kwargs.{name}: {value!r} is not taken here; {hint}")
 
 
 def test_a_student_is_as_its_config_says():

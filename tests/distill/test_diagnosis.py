@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from mixstill import recipes
-from mixstill.data import load_split
+from mixstill.data import Resident, load_split
 from mixstill.distill.classifier import Classifier, Facts, build_student, load_classifier
 from mixstill.distill.diagnosis import Accuracy, Examiner, Sample, best_order, held_out, told
 from mixstill.distill.teachers import Teacher
@@ -210,6 +210,21 @@ def test_a_sample_has_all_classes_alike_whatever_their_order(n, k, ordered) -> N
 def test_a_sample_keeps_images_and_labels_together() -> None:
     sample = held_out(Turns(200, 5), 100)
     assert torch.equal(sample.pixels[:, 0, 0, 0].long() % 5, sample.labels)  # 200 positions, below 251
+
+
+def test_a_sample_of_a_held_split_has_each_class_by_its_share() -> None:
+    labels = torch.tensor([0] * 900 + [1] * 90 + [2] * 10)[
+        torch.randperm(1000, generator=torch.Generator().manual_seed(1))
+    ]
+    pixels = labels.to(torch.uint8).view(-1, 1, 1, 1).expand(-1, 3, 1, 1)
+    split = Resident(pixels, labels, torch.arange(1000), ("a", "b", "c"), (0.5,) * 3, (0.5,) * 3)
+    sample = held_out(split, 500)
+    assert torch.bincount(sample.labels).tolist() == [450, 45, 5]
+    assert torch.equal(sample.pixels[:, 0, 0, 0].long(), sample.labels)
+    assert torch.equal(sample.labels, held_out(split, 500).labels)
+    assert sample.labels[:50].bincount().max() < 50, "where a teacher is slow, only the first are asked for"
+    assert torch.bincount(held_out(split, 512).labels).sum() >= 512
+    assert len(held_out(split, 5000).labels) == 1000
 
 
 class Slow(nn.Module):

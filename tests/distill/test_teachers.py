@@ -202,6 +202,25 @@ def test_a_teacher_of_other_classes_is_a_users_mistake(tmp_path):
 # --- names and sources ---
 
 
+def test_classes_in_another_order_are_matched_by_name():
+    names = ("cat", "Sea_Lion", "eel")
+    student = replace(STUDENT, classes=("eel", "cat", "sea lion"))
+    teacher = Teacher(Classifier(nn.Flatten(), replace(STUDENT, classes=names), "fish"), student)
+    images = torch.arange(3.0).view(1, 3, 1, 1).expand(1, 3, 8, 8)[..., :1, :1]  # logits 0, 1, 2 of cat, sea lion, eel
+    teacher.input_size = 1
+    assert teacher(images).tolist() == [[2.0, 0.0, 1.0]]
+    assert teacher.names_told == "its classes are matched by name, since they come in another order"
+    same = Teacher(Classifier(nn.Flatten(), replace(STUDENT, classes=names), "fish"), replace(STUDENT, classes=names))
+    assert (same.order, same.names_told) == (None, None)
+
+
+def test_other_names_of_a_foreign_teacher_are_told():
+    own, student = replace(OWN, classes=("cat", "dog", "eel")), replace(STUDENT, classes=("cat", "wolf", "eel"))
+    teacher = Teacher(camera(own), student)
+    assert teacher.order is None
+    assert teacher.names_told == "it names its classes otherwise: class 1 is 'dog' and 'wolf' in the data"
+
+
 def test_model_is_file_names_the_architecture_of_a_file(tmp_path):
     torch.manual_seed(0)
     source = CifarResNet(8, num_classes=3).eval()

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mixstill.distill.classifier import load_classifier
-from mixstill.errors import RunError
+from mixstill.errors import RunError, UserError
 from mixstill.train import trial
 from mixstill.train.build import build
 from mixstill.train.run import train
@@ -17,9 +17,9 @@ from mixstill.train.trial import (
     answers_size,
     answers_there,
     checkpoint_cost,
+    examine_teachers,
     free_space,
     peak_memory,
-    teacher_warnings,
     time_epoch_regulariser,
     time_evaluation,
     time_steps,
@@ -202,21 +202,49 @@ def test_peak_memory_is_what_is_held_at_most() -> None:
 # --- warnings ---
 
 
+def answering(tried, answers) -> None:
+    """Has the first teacher give these classes, int64 [n], to the samples that it is examined on."""
+    parts = iter(answers.split(32))
+    tried.teachers.members[0].register_forward_hook(lambda *_: torch.eye(10)[next(parts)])
+
+
+def known(tried):
+    return trial.examiner(tried, trial.SAMPLES).sample.labels
+
+
 def test_a_teacher_at_chance_is_warned_of_and_nothing_changes(job) -> None:
     tried = job()
     before = {name: value.clone() for name, value in tried.state.student.state_dict().items()}
     drawn = torch.get_rng_state()
-    (line,) = teacher_warnings(tried)
+    (line,) = examine_teachers(tried)
     assert line.startswith("warning: teacher small is at chance: ")
-    assert line.endswith(" % of 128 samples; mixstill check tells why")
-    assert teacher_warnings(tried) == [line]
+    assert line.endswith(" samples; mixstill check tells why")
+    assert int(line.partition(" of ")[2].split()[0]) >= 512
+    assert examine_teachers(tried) == [line]
     assert torch.equal(torch.get_rng_state(), drawn)
     assert all(torch.equal(value, before[name]) for name, value in tried.state.student.state_dict().items())
 
 
-def test_teachers_that_know_the_data_get_no_warning(job, monkeypatch) -> None:
+def test_teachers_that_know_the_data_get_no_warning(job) -> None:
     tried = job()
-    labels = iter(trial.examiner(tried, 128).sample.labels.split(32))
-    tried.teachers.members[0].register_forward_hook(lambda *_: torch.eye(10)[next(labels)])
-    assert teacher_warnings(tried) == []
-    assert teacher_warnings(job({"distill.teachers": [], "mi.weight": 0.0})) == []
+    answering(tried, known(tried))
+    assert examine_teachers(tried) == []
+    assert examine_teachers(job({"distill.teachers": [], "mi.weight": 0.0})) == []
+
+
+@pytest.mark.parametrize("moved", [10, 4])
+def test_a_teacher_whose_classes_are_in_another_order_ends_the_run(job, moved) -> None:
+    tried = job()
+    order = torch.arange(10)
+    order[:moved] = (order[:moved] + 1) % moved
+    answering(tried, order[known(tried)])
+    with pytest.raises(UserError, match=r"small has its classes in another order than the data: .* 100\.0 % of 5\d\d"):
+        examine_teachers(tried)
+
+
+def test_a_teacher_that_errs_without_an_order_goes_on(job) -> None:
+    tried = job()
+    labels = known(tried)
+    answers = torch.where(torch.arange(len(labels)) % 3 == 0, labels, labels.roll(1))  # 34 % and some right by chance
+    answering(tried, answers)
+    assert examine_teachers(tried) == []

@@ -161,7 +161,7 @@ def _data(job: Job, report: Report) -> None:
 
 
 def _teachers(job: Job, untrained: dict[str, str], report: Report) -> None:
-    from mixstill.distill.diagnosis import told
+    from mixstill.distill.diagnosis import misorder, told
     from mixstill.train.trial import examiner
 
     teachers = job.teachers
@@ -177,13 +177,15 @@ def _teachers(job: Job, untrained: dict[str, str], report: Report) -> None:
             first = f"mixstill train trains it first (its own time: mixstill check {untrained[source]})"
             lines += [f"{name}: not trained yet: {first}", f"  {how}"]
             continue
-        found, (differing, names) = exam.diagnose(teacher), _class_names(teacher, job)
+        found, (differing, names) = exam.diagnose(teacher), _class_names(teacher)
         accuracy = found.accuracy
         figures = {"top1": 100 * accuracy.top1, "n": accuracy.n, "chance": 100 * accuracy.chance}
         about.append({"name": name, "trained": True, **figures, **fed, "differing_class": differing})
         lines.append(f"{name}: {accuracy} {job.measured[0]} images right, {100 * accuracy.chance:.1f} % by chance")
         lines.append(f"  {how}; {names}")
-        if accuracy.at_chance:
+        if found.ordered is not None:
+            amiss.append(misorder(name, accuracy, found.ordered))
+        elif accuracy.at_chance:
             amiss.append(told(name, teacher, found))
         elif found.cause is not None:
             report.warn(told(name, teacher, found))
@@ -192,13 +194,11 @@ def _teachers(job: Job, untrained: dict[str, str], report: Report) -> None:
         raise UserError(f"distill.teachers: {'; '.join(amiss)}")
 
 
-def _class_names(teacher: Teacher, job: Job) -> tuple[str | None, str]:
+def _class_names(teacher: Teacher) -> tuple[str | None, str]:
     """The first class that a teacher names otherwise than the data, and how its names compare, in words."""
-    facts = teacher.facts
-    if facts.classes is None:
+    if teacher.facts.classes is None:
         return None, "it does not name its classes"
-    differing = facts.differing_class(job.facts.classes or ())
-    return differing, "class names fit" if differing is None else f"other class names: {differing} in the data"
+    return teacher.differing, teacher.names_told or "class names fit"
 
 
 def _loss(job: Job, report: Report) -> None:

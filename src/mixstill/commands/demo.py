@@ -12,6 +12,7 @@ from mixstill import recipes
 from mixstill.config import Config
 from mixstill.errors import UserError
 from mixstill.overrides import parse
+from mixstill.unused import refuse_unused
 
 USAGE = """usage: mixstill demo [RECIPE] [--seeds N] [--output DIR] [--FIELD VALUE ...]
 
@@ -34,6 +35,7 @@ def main(argv: list[str]) -> None:
     seeds = range(line.whole("seeds") or 3)
     recipe = line.words[0] if line.words else "digits"
     config = recipes.load(recipe, line.config)
+    refuse_unused(config, line.config)
     if "seed" in line.config.get("train", {}):
         raise UserError("demo: takes --seeds N, not one --seed")
     if not config.distill.teachers:

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from mixstill.errors import UserError, unknown
 from mixstill.overrides import parse
 from mixstill.schema import fields, from_dict, merge, to_dict
+from mixstill.unused import refuse_unused
 
 USAGE = """usage: mixstill eval SOURCE [--dataset D] [--data-dir P] [--split S] [--head H] [--json] ...
 
@@ -54,6 +55,7 @@ def main(argv: list[str]) -> None:
 
     from mixstill.data import load_split
     from mixstill.distill.classifier import load_classifier
+    from mixstill.distill.naming import matched
     from mixstill.train.device import pick_device
     from mixstill.train.evaluate import evaluate
     from mixstill.train.memory import keep_freed_memory
@@ -69,6 +71,7 @@ def main(argv: list[str]) -> None:
     if not trained and "dataset" not in line.config.get("data", {}):
         raise UserError(f"eval: {classifier.name!r} does not tell its data set; name it with --dataset")
     config = from_dict(merge(trained or cropped, line.config))
+    refuse_unused(config, line.config)
     data, facts = config.data, classifier.facts
     device = pick_device(config.train.device)
     if device.type == "cpu":
@@ -78,7 +81,8 @@ def main(argv: list[str]) -> None:
         raise UserError(
             f"eval: {classifier.name} has {facts.num_classes} classes, but {data.dataset} has {len(resident.classes)}"
         )
-    differing = facts.differing_class(resident.classes) if trained else None
+    order = matched(facts.classes, resident.classes)
+    differing = facts.differing_class(resident.classes) if trained and order is None else None
     if differing is not None:
         raise UserError(f"eval: {classifier.name} was trained on other classes: {differing} in {data.dataset}")
     scores = evaluate(
@@ -90,6 +94,7 @@ def main(argv: list[str]) -> None:
         batch_size=config.train.eval_batch_size,
         amp=config.train.amp,
         space=space,
+        order=order,
     )
     head = options.get("head", "average" if "average" in scores else "class")
     if head not in scores:

@@ -10,6 +10,7 @@ from typing import Any
 from mixstill.config import Config
 from mixstill.errors import InterruptedRun, UserError
 from mixstill.overrides import CommandLine, help_lines, parse
+from mixstill.unused import refuse_unused
 
 DEFAULT_RECIPE = "digits"
 RUNS = Path("runs")
@@ -85,7 +86,9 @@ def config_of(line: CommandLine, recipe: str | None) -> Config:
     """The config of a new run by these words."""
     from mixstill.distill.starting import starting_config
 
-    return starting_config(recipe if _source(line) else recipe or DEFAULT_RECIPE, line.config)
+    config = starting_config(recipe if _source(line) else recipe or DEFAULT_RECIPE, line.config)
+    refuse_unused(config, line.config)
+    return config
 
 
 def output_of(line: CommandLine, recipe: str | None, *, resume: bool = False) -> Path:

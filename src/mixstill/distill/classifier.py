@@ -11,10 +11,12 @@ from typing import Any, cast
 import timm
 import torch
 from timm.data import ImageNetInfo
+from timm.models import split_model_name_tag
 from torch import nn
 
 from mixstill.config import SMALL, Config
 from mixstill.data.split import Split
+from mixstill.distill.naming import differing
 from mixstill.distill.placement import Placement
 from mixstill.distill.registry import PREFIX
 from mixstill.distill.resizing import student_weights
@@ -61,11 +63,7 @@ class Facts:
 
     def differing_class(self, classes: Sequence[str]) -> str | None:
         """The first class whose name is another than in `classes`, told; None where they fit or either has no names."""
-        unnamed = self.classes is None or any(all(name.isdecimal() for name in one) for one in (self.classes, classes))
-        if unnamed or self.classes is None:
-            return None
-        pairs = enumerate(zip(self.classes, classes, strict=False))
-        return next((f"class {index} is {own!r} and {other!r}" for index, (own, other) in pairs if own != other), None)
+        return differing(self.classes, classes)
 
 
 @dataclass(frozen=True)
@@ -90,8 +88,6 @@ def build_student(config: Config, num_classes: int) -> Student:
     plain = config.model.name.removeprefix(PREFIX)
     if plain != config.model.name and timm.is_model(config.model.name):
         raise UserError(f"model.name: {config.model.name!r} has modules already; name the backbone, {plain!r}")
-    if "drop_path_rate" in config.model.kwargs:
-        raise UserError("model.kwargs: drop_path_rate is not taken here; give it as model.drop_path")
     torch.manual_seed(config.train.seed & 0x7FFFFFFFFFFFFFFF)
     backbone = create_backbone(
         config.model.name,
@@ -150,7 +146,7 @@ def load_classifier(
     Args:
         source: a run directory, a weights file, a folder in the layout of timm's hub, a timm name, or a hub id
             (`hf-hub:`, `local-dir:`).
-        model: the timm name of the architecture of a weights file that does not tell it.
+        model: the timm name of the architecture of a weights file that does not tell it; any other must agree with it.
         ema: take a run's moving average of the weights.
         input_size: resize the weights to images of so many pixels per side; default: its own size.
 
@@ -159,19 +155,32 @@ def load_classifier(
             that they cannot be resized to.
     """
     path = Path(source).expanduser()
-    if path.is_dir() and (path / "config.json").exists() and not (path / "config.yaml").exists():
-        return _from_timm(f"local-dir:{path}", input_size)  # as `strip` and timm write it
-    if path.is_dir():
-        return _from_file(_weights_of_run(path, ema), model, path.resolve().name, input_size)
-    if path.exists() or path.suffix in SUFFIXES:
-        return _from_file(path, model, path.stem, input_size)
-    if source.partition(":")[0] in ("hf-hub", "local-dir"):
-        return _from_timm(source, input_size)
-    if not timm.is_model(source.partition(".")[0]):
+    is_run = path.is_dir() and ((path / "config.yaml").exists() or not (path / "config.json").exists())
+    if ema and not is_run:
+        raise UserError(f"--use-ema: {source!r} is no run directory, so it keeps no moving average beside its weights")
+    if is_run:
+        found = _from_file(_weights_of_run(path, ema), model, path.resolve().name, input_size)
+    elif path.is_dir():
+        found = _from_timm(f"local-dir:{path}", input_size)  # as `strip` and timm write it
+    elif path.exists() or path.suffix in SUFFIXES:
+        found = _from_file(path, model, path.stem, input_size)
+    elif source.partition(":")[0] in ("hf-hub", "local-dir") or timm.is_model(source.partition(".")[0]):
+        found = _from_timm(source, input_size)
+    else:
         near = nearest(source, timm.list_models())
         hint = "" if near is None else f"; did you mean {near!r}?"
         raise UserError(f"source: {source!r} is no run directory, weights file, timm name or hub id{hint}")
-    return _from_timm(source, input_size)
+    holds = _architecture(found)
+    if model is not None and split_model_name_tag(model)[0] != holds:
+        raise UserError(f"--model: {model!r} is not taken: {source} holds a {holds}; leave it out")
+    return found
+
+
+def _architecture(classifier: Classifier) -> str:
+    """The name that timm has for the architecture of the backbone."""
+    if classifier.config is not None:
+        return split_model_name_tag(classifier.config.model.name)[0]
+    return str(cast(Any, classifier.model).pretrained_cfg["architecture"])
 
 
 def _weights_of_run(run: Path, ema: bool) -> Path:

@@ -16,7 +16,8 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from mixstill import rng
-from mixstill.data import Split
+from mixstill.data import Batch, Split
+from mixstill.data.sampling import stratified
 from mixstill.distill.classifier import Facts
 from mixstill.distill.student import backbone_of
 from mixstill.distill.teachers import Teacher
@@ -26,6 +27,7 @@ from mixstill.views import normalise, resize, to_float
 
 _BATCH = 32  # small, so that a slow teacher stops in time
 _GAIN = 0.2  # of the way from chance to all right, that a change must bring to be named as the cause
+_REORDERED = 0.15  # of the samples, that another order of classes must bring to be a mistake
 _NORMALISATIONS: dict[str, Normalisation] = {
     "ImageNet": IMAGENET,
     "CIFAR-10": CIFAR10,
@@ -47,14 +49,25 @@ class Sample:
 
 
 def held_out(split: Split, count: int) -> Sample:
-    """About `count` samples of a split, the same in every call, from all over it."""
+    """`count` samples of a split or somewhat more, all where there are fewer; the same in every call.
+
+    Each class has its share of them, where the labels are known before the images are read; else they are from all
+    over the split, and no more than `count`.
+    """
+    part = stratified(split, count)
+    found = _from_all_over(split, count) if part is None else part.eval_batches(_BATCH)
+    pixels, labels = (torch.cat(tensors) for tensors in zip(*found, strict=True))
+    order = rng.permutation(0, rng.Domain.SUBSET, 0, len(labels)).to(labels.device)
+    order = order[:count] if part is None else order
+    return Sample(pixels[order], labels[order])
+
+
+def _from_all_over(split: Split, count: int) -> Iterator[Batch]:
+    """About `count` samples or more, at equal distances."""
     stride = max(1, len(split) // count)
     while math.gcd(stride, len(split.classes)) > 1:  # classes may take turns in a data set
         stride -= 1
-    found = [*split.eval_batches(_BATCH, 0, stride)]
-    chosen, labels = (torch.cat(tensors) for tensors in zip(*found, strict=True))
-    order = rng.permutation(0, rng.Domain.SUBSET, 0, len(labels)).to(labels.device)[:count]
-    return Sample(chosen[order], labels[order])
+    return split.eval_batches(_BATCH, 0, stride)
 
 
 @dataclass(frozen=True)
@@ -88,10 +101,14 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """How well a teacher answers, and why it answers badly: None where no cause was found."""
+    """How well a teacher answers, and why it answers badly: None where no cause was found.
+
+    `ordered` is what it gets in the best order of classes, where that is clearly more.
+    """
 
     accuracy: Accuracy
     cause: str | None
+    ordered: Accuracy | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,10 +129,10 @@ class Examiner:
         began = time.monotonic()
         answers = self.answers(teacher, seconds / 2)
         labels, classes = self.sample.labels[: len(answers)], self.facts.num_classes
-        found = Accuracy.of(answers, labels, classes)
+        found, ordered = Accuracy.of(answers, labels, classes), best_order(answers, labels, classes)
+        better = ordered if clearly_better(ordered, found) else None
         if found.skill > 1 - _GAIN:
-            return Diagnosis(found, None)
-        ordered = best_order(answers, labels, classes)
+            return Diagnosis(found, None, better)
         causes = [(ordered, f"its classes are in another order; in the best order it gets {ordered}")]
         changed = list(self._changed(teacher))
         for number, (other, text) in enumerate(changed):
@@ -129,7 +146,14 @@ class Examiner:
             causes.append((accuracy, f"{text} it gets {accuracy}"))
         best, cause = max(causes, key=lambda pair: pair[0].skill)
         helps = best.skill - found.skill > max(_GAIN, 3 * math.sqrt(0.5 / best.n))
-        return Diagnosis(found, cause if helps else None)
+        return Diagnosis(found, cause if helps else None, better)
+
+    def misordered(self, teacher: Teacher, seconds: float = math.inf) -> tuple[Accuracy, Accuracy | None]:
+        """Its accuracy, and that in the best order of classes where that is clearly more."""
+        answers = self.answers(teacher, seconds)
+        labels, classes = self.sample.labels[: len(answers)], self.facts.num_classes
+        found, ordered = Accuracy.of(answers, labels, classes), best_order(answers, labels, classes)
+        return found, ordered if clearly_better(ordered, found) else None
 
     @torch.no_grad()
     def answers(self, teacher: Teacher, seconds: float = math.inf) -> Tensor:
@@ -184,6 +208,19 @@ def best_order(answers: Tensor, labels: Tensor, classes: int) -> Accuracy:
         _, order = linear_sum_assignment(counts.cpu().numpy(), maximize=True)
         renamed[half == side] = torch.as_tensor(order, device=answers.device)[answers[half == side]]
     return Accuracy.of(renamed, labels, classes)
+
+
+def clearly_better(ordered: Accuracy, found: Accuracy) -> bool:
+    """Whether an order of classes brings 15 points, and more than chance may bring on so few samples."""
+    return ordered.top1 - found.top1 >= max(_REORDERED, 3 * math.sqrt(0.5 / found.n))
+
+
+def misorder(name: str, found: Accuracy, ordered: Accuracy) -> str:
+    """One line on a teacher whose classes are in another order."""
+    return (
+        f"{name} has its classes in another order than the data: {found} held-out images right, {ordered} in the best "
+        "order; bring the data's classes into its order, or give it as a timm folder whose config.json has label_names"
+    )
 
 
 def told(name: str, teacher: Teacher, diagnosis: Diagnosis) -> str:

@@ -104,7 +104,12 @@ def _source(path: str, model: str | None = None) -> Classifier:
     if not Path(path).expanduser().exists():
         raise UserError(f"model.init_from: there is no {path!r}; name a run directory or a weights file")
     try:
-        return load_classifier(path, model=model)
+        try:
+            return load_classifier(path)
+        except UserError:
+            if model is None:
+                raise
+            return load_classifier(path, model=model)  # a file that does not tell its architecture
     except UserError as error:
         raise UserError(f"model.init_from: {error}") from error
 

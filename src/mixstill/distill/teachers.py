@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from mixstill.distill.classifier import Classifier, Facts, load_classifier
+from mixstill.distill.naming import matched
 from mixstill.distill.placement import Placement
 from mixstill.distill.student import prediction
 from mixstill.errors import UserError
@@ -23,16 +24,18 @@ from mixstill.views import resize
 class Teacher(nn.Module):
     """One teacher. It takes the student's normalised images and puts them into its own normalisation and resolution.
 
-    `facts` are those of its classifier.
+    Its logits come in the data's order of classes, matched by name where both name the same classes. `facts` are those
+    of its classifier.
 
     Raises:
-        UserError: the teacher has another number of classes than the data.
+        UserError: the teacher has another number of classes than the data, or was trained by mixstill on others.
     """
 
     mean: Tensor
     std: Tensor
     student_mean: Tensor
     student_std: Tensor
+    columns: Tensor
 
     def __init__(self, classifier: Classifier, student: Facts) -> None:
         super().__init__()
@@ -42,11 +45,14 @@ class Teacher(nn.Module):
                 f"distill.teachers: {classifier.name} has {own.num_classes} classes, "
                 f"but the data have {student.num_classes}"
             )
-        differing = own.differing_class(student.classes or ()) if classifier.config is not None else None
-        if differing is not None:
+        order = matched(own.classes, student.classes)
+        differing = own.differing_class(student.classes or ()) if order is None else None
+        if differing is not None and classifier.config is not None:
             raise UserError(
                 f"distill.teachers: {classifier.name} was trained on other classes: {differing} in the data"
             )
+        self.order = None if order in (None, tuple(range(own.num_classes))) else order
+        self.differing = differing
         self.model = classifier.model.eval().requires_grad_(False).to(memory_format=torch.channels_last)
         self.facts = own
         self.input_size = own.input_size
@@ -54,6 +60,7 @@ class Teacher(nn.Module):
         names = ("mean", "std", "student_mean", "student_std")
         for name, values in zip(names, (*self.own, *self.student), strict=True):
             self.register_buffer(name, torch.tensor(values).view(-1, 1, 1), persistent=False)
+        self.register_buffer("columns", torch.tensor(self.order or (), dtype=torch.int64), persistent=False)
 
     def train(self, mode: bool = True) -> Self:
         """A teacher is in eval mode, whatever `mode` says."""
@@ -72,7 +79,15 @@ class Teacher(nn.Module):
         if self.own != self.student or images.shape[-1] != self.input_size:
             pixels = resize(images * self.student_std + self.student_mean, self.input_size)
             images = (pixels - self.mean) / self.std
-        return prediction(self.model(images))
+        logits = prediction(self.model(images))
+        return logits if self.order is None else logits[:, self.columns]
+
+    @property
+    def names_told(self) -> str | None:
+        """How its class names compare with the data's, where they are not just the same; None where they are."""
+        if self.order is not None:
+            return "its classes are matched by name, since they come in another order"
+        return None if self.differing is None else f"it names its classes otherwise: {self.differing} in the data"
 
 
 class Teachers(nn.Module):

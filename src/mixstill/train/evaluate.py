@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import torch
@@ -61,11 +61,13 @@ def evaluate(
     amp: bool = False,
     space: Space = "logit",
     processes: Processes = ALONE,
+    order: Sequence[int] | None = None,
 ) -> dict[str, Score]:
     """The score of every head. Images are given at `input_size` pixels in the normalisation (mean, std).
 
     Top-5 counts the classes that there are where they are fewer than five. Heads are averaged in `space`.
-    Each of the processes evaluates its share of the samples. The model's mode is put back.
+    Each of the processes evaluates its share of the samples. The model's mode is put back. `order` tells the model's
+    number of each class of the data, where it is another.
     """
     training = model.training
     model.eval()
@@ -75,7 +77,8 @@ def evaluate(
         with torch.autocast(images.device.type, torch.bfloat16, enabled=amp):
             output = model(images)
         for name, logits in heads_of(output, space).items():
-            sums[HEADS.index(name)] += _counts(logits.float(), labels)
+            known = logits if order is None else logits[:, list(order)]
+            sums[HEADS.index(name)] += _counts(known.float(), labels)
     model.train(training)
     scores: dict[str, Score] = {}
     for name, (n, top1, top5, loss) in zip(HEADS, processes.sum(sums).tolist(), strict=True):

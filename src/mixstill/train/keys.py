@@ -72,7 +72,8 @@ def _source(config: Config, data: Split) -> dict[str, Any]:
 
 def _about(teacher: Teacher) -> dict[str, Any]:
     """What a teacher's answers depend on besides the images."""
-    return {
+    order = {} if teacher.order is None else {"order": list(teacher.order)}
+    return order | {
         "model": type(backbone_of(teacher.model)).__name__,
         "input_size": teacher.facts.input_size,
         "mean": teacher.facts.mean,

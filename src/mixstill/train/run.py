@@ -25,7 +25,7 @@ from mixstill.train.processes import Processes, joined
 from mixstill.train.progress import Display
 from mixstill.train.source import commit
 from mixstill.train.tracker import Backend, open_tracker
-from mixstill.train.trial import teacher_warnings
+from mixstill.train.trial import examine_teachers
 
 CONFIG_FILE = "config.yaml"
 SUMMARY_FILE = "summary.json"
@@ -120,6 +120,9 @@ def _train(
     config = _located(config)
     state, batches = job.state, job.batches
 
+    # examine
+    said = [] if resume else examine_teachers(job)
+
     # begin, or resume
     processes.wait()  # until everyone has looked into the directory
     if processes.main:
@@ -130,8 +133,7 @@ def _train(
         display.say(f"resumed at step {state.step} of {batches.total}")
 
     # train
-    warnings = teacher_warnings(job) if processes.main and state.step == 0 else ()
-    for line in [*job.started, *batches.about(), *warnings]:
+    for line in [*job.started, *batches.about(), *said]:
         display.say(line)
     display.say(f"{len(batches.data)} training images, {batches.per_epoch} steps per epoch, on {job.device}")
     job.stepper.compiler.begin(display.say)

@@ -23,9 +23,9 @@ from torch import Tensor
 
 from mixstill.data import Batch, Split
 from mixstill.distill.cache import record_bytes
-from mixstill.distill.diagnosis import Examiner, held_out
+from mixstill.distill.diagnosis import Examiner, held_out, misorder
 from mixstill.distill.teachers import Teacher
-from mixstill.errors import RunError
+from mixstill.errors import RunError, UserError
 from mixstill.train.answers import Answers
 from mixstill.train.batch import Part
 from mixstill.train.build import Job
@@ -38,6 +38,7 @@ SECONDS = 15.0  # after which no further step is
 PIECES = ("data", "teachers", "student", "optimizer")
 _DISSECTED = 3  # steps in which each piece is waited for
 _EVAL_SECONDS = 5.0
+SAMPLES = 512  # held-out images that each teacher answers before a run; 2 of each class where that is more
 _CPU_BATCH = 64  # a CPU takes as long for each image in larger batches
 
 
@@ -52,20 +53,34 @@ class Steps:
 
 
 def examiner(job: Job, samples: int) -> Examiner:
-    """Examines the teachers of a run on about `samples` of the images that it is evaluated on."""
+    """Examines the teachers of a run on `samples` or more of the images that it is evaluated on."""
     return Examiner(held_out(job.splits[job.measured[0]], samples), job.facts, job.config.train.amp)
 
 
-def teacher_warnings(job: Job, samples: int = 128) -> list[str]:
-    """A line for each teacher at chance on `samples` held-out images; the job is left as it is."""
+def examine_teachers(job: Job, seconds: float = 20.0) -> list[str]:
+    """What is to be said of the teachers, a line each: class names, and accuracy at chance on held-out images.
+
+    The job is left as it is. Each teacher answers 512 images or more, all where there are fewer, or as many as
+    `seconds` allow. Raises `UserError`, in every process, for a teacher whose classes are in another order than the data's.
+    """
     if not job.teachers.members:
         return []
-    exam = examiner(job, samples)
-    lines = []
-    for name, teacher in zip(job.teachers.names, job.teachers.members, strict=True):
-        found = exam.accuracy(cast(Teacher, teacher))
-        if found.at_chance:
+    processes, lines, faults = job.stepper.processes, [], set()
+    exam = examiner(job, max(SAMPLES, 2 * job.facts.num_classes)) if processes.main else None
+    for name, member in zip(job.teachers.names, job.teachers.members, strict=True):
+        teacher = cast(Teacher, member)
+        if teacher.names_told is not None:
+            lines.append(f"teacher {name}: {teacher.names_told}")
+        if exam is None:
+            continue
+        found, ordered = exam.misordered(teacher, seconds)
+        if ordered is not None:
+            faults.add(misorder(name, found, ordered))
+        elif found.at_chance:
             lines.append(f"warning: teacher {name} is at chance: {found} samples; mixstill check tells why")
+    amiss = processes.union(faults)
+    if amiss:
+        raise UserError(f"distill.teachers: {'; '.join(amiss)}")
     return lines
 
 
