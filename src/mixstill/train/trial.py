@@ -61,7 +61,9 @@ def examine_teachers(job: Job, seconds: float = 20.0) -> list[str]:
     """What is to be said of the teachers, a line each: class names, and accuracy at chance on held-out images.
 
     The job is left as it is. Each teacher answers 512 images or more, all where there are fewer, or as many as
-    `seconds` allow. Raises `UserError`, in every process, for a teacher whose classes are in another order than the data's.
+    `seconds` allow.
+
+    Raises `UserError`, in every process, for a teacher whose classes are in another order than the data's.
     """
     if not job.teachers.members:
         return []
