@@ -115,7 +115,10 @@ def test_recipes_tells_of_each_shipped_recipe_what_it_is_for_and_what_it_reached
         (["models", "--num-classes", "0"], "--num-classes: '0' is not valid; it must be a whole number, 1 or more"),
         (["demo", "a", "b"], "demo: takes one recipe, got a b"),
         (["demo", "digit"], "recipe: unknown value 'digit'; did you mean 'digits'?"),
-        (["demo", "digits-teacher"], "demo: the recipe 'digits-teacher' has no teachers to compare with"),
+        (
+            ["demo", "digits-teacher"],
+            "demo: the recipe 'digits-teacher' has no teachers to compare with; name them by ",
+        ),
         (["demo", "--seeds", "two"], "--seeds: 'two' is not valid; it must be a whole number, 1 or more"),
         (["predict", "resnet18"], "predict: takes a SOURCE and one IMAGE or more, got resnet18"),
         (["predict", "a", "b", "--top", "0"], "--top: '0' is not valid; it must be a whole number, 1 or more"),
@@ -166,7 +169,7 @@ def test_a_mistake_is_one_line(refused, tmp_path, monkeypatch, argv, message) ->
         (["--max-steps", "0"], "train.max_steps: 0 is not valid; it must be positive"),
         (
             ["--dataset", "cifar10", "--teachers", "none"],
-            "data.data_dir: None is not valid; cifar10 needs the folder that it lies in",
+            "data.data_dir: None is not valid; cifar10 lies in a folder: --data-dir DIR",
         ),
     ],
 )
@@ -186,7 +189,7 @@ def test_a_teacher_of_other_classes_is_told_with_both_counts(refused_run, tiny, 
     file = tmp_path / "four.safetensors"
     save_student(file, build_student(tiny(), 4), tiny(), Facts(4, None, (0.5,) * 3, (0.5,) * 3, 8))
     said = refused_run("--teachers", f"{file}@last")
-    assert said == "distill.teachers: four has 4 classes, but the data have 10"
+    assert said.startswith("distill.teachers: four has 4 classes, but the data have 10; train it on these first: ")
 
 
 @pytest.mark.parametrize("kind", ["truncated", "foreign", "malicious", "missing"])

@@ -50,6 +50,12 @@ def many(count: int, noun: str) -> str:
     return f"{count} {noun}{'' if count == 1 else 'es' if noun.endswith('s') else 's'}"
 
 
+def root(error: BaseException) -> BaseException:
+    """The first of the errors that led to `error`: of a client that wraps what went wrong, what went wrong."""
+    before = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return error if before is None else root(before)
+
+
 def one_line(error: BaseException, limit: int = 300) -> str:
     """The message of `error` without line breaks, shortened to `limit` characters."""
     text = " ".join(str(error).split()) or type(error).__name__

@@ -127,7 +127,7 @@ def _teacher_config(recipe: str, student: Config, seed: int | None) -> Config:
     if config.data.dataset != student.data.dataset:
         raise UserError(
             f"distill.teachers: {recipe!r} is a recipe for {config.data.dataset}, but data.dataset is "
-            f"{student.data.dataset!r}; name a teacher for that"
+            f"{student.data.dataset!r}; name teachers for that by --teachers SOURCE@PLACE, or none"
         )
     data = replace(
         config.data,

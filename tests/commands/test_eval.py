@@ -226,7 +226,7 @@ def test_a_size_that_the_student_cannot_have_is_one_line(refused, finished) -> N
         (["--spilt", "test"], "option: unknown value '--spilt'; did you mean '--split'?"),
         (["--device", "gpu"], "train.device: unknown device 'gpu'; choose auto, cpu, cuda or cuda:N"),
         (["--eval-batch-size", "0"], "train.eval_batch_size: 0 is not valid; it must be positive"),
-        (["--dataset", "cifar10"], "data.data_dir: None is not valid; cifar10 needs the folder that it lies in"),
+        (["--dataset", "cifar10"], "data.data_dir: None is not valid; cifar10 lies in a folder: --data-dir DIR"),
     ],
 )
 def test_a_mistaken_option_is_one_line(refused, finished, words, message) -> None:
@@ -250,7 +250,7 @@ def test_a_split_or_an_average_that_the_run_does_not_have_is_told(refused, tiny,
     (path / "config.yaml").touch()
     assert refused("eval", student, "--split", "val").startswith("data.val_fraction: 0.0 leaves no validation split")
     assert refused("eval", student, "--head", "average") == "head: unknown value 'average'; choose from class"
-    assert "is not finished; train it on with --resume" in refused("eval", path)
+    assert f"is not finished; mixstill train --resume --output {path} goes on" in refused("eval", path)
     assert "keeps no moving average (train.ema_decay)" in refused("eval", path, "--use-ema")
 
 
@@ -260,7 +260,7 @@ def test_a_data_set_with_another_number_of_classes_is_told_with_both(refused, fi
             (tmp_path / "set" / split / name).mkdir(parents=True)
             Image.new("RGB", (9, 9)).save(tmp_path / "set" / split / name / "a.png")
     said = refused("eval", finished, "--dataset", "folder", "--data-dir", tmp_path / "set")
-    assert said == "eval: finished has 10 classes, but folder has 3"
+    assert said.startswith("eval: finished has 10 classes, but folder has 3; name the data of its classes by --dataset")
 
 
 def test_a_file_without_a_config_needs_the_name_of_the_data(refused, teachers) -> None:

@@ -209,7 +209,7 @@ def test_an_interrupted_command_says_how_to_go_on(mixstill, words, trainer, tmp_
         (["cifar100", "--opt", "adamx"], "optim.opt: unknown value 'adamx'; did you mean 'adamax'?"),
         (
             ["cifar100", "--rows", "plain"],
-            "data.data_dir: None is not valid; cifar100 needs the folder that it lies in",
+            "data.data_dir: None is not valid; cifar100 lies in a folder: --data-dir DIR",
         ),
         (["cifar100", "--rows", "plain", "--data-dir", "there"], "data.data_dir: 'there' is not a folder"),
     ],

@@ -105,7 +105,7 @@ def test_a_recipe_may_be_a_file_that_builds_on_another(mixstill, tiny_recipe, tm
 def test_an_output_that_is_a_file_is_told(refused, tiny_recipe, tmp_path) -> None:
     (tmp_path / "file").touch()
     said = refused("train", tiny_recipe(), "--output", tmp_path / "file")
-    assert said == f"output: '{tmp_path / 'file'}' is not a directory"
+    assert said == f"output: '{tmp_path / 'file'}' is not a directory; choose another --output"
 
 
 # --- from the weights of another run ---
@@ -237,5 +237,5 @@ def test_what_a_run_cannot_start_from_is_one_line(refused, begun, tmp_path) -> N
     assert said == "model.pretrained: True is not valid; it must be false where model.init_from is given"
     (begun / "weights.safetensors").unlink()
     said = refused(*words, begun)
-    assert said == f"model.init_from: source: the run '{begun}' is not finished; train it on with --resume"
+    assert said.startswith(f"model.init_from: source: the run '{begun}' is not finished; mixstill train --resume")
     assert not (tmp_path / "run").exists()

@@ -174,7 +174,10 @@ def test_a_run_directory_gives_its_weights_or_their_average(tmp_path, monkeypatc
         assert_same_outputs(found.model, weights)
     assert_same_outputs(load_classifier(str(run), ema=True).model, average)
     (run / EMA_FILE).unlink()
-    assert message_of(run, ema=True) == f"source: the run '{run}' keeps no moving average (train.ema_decay)"
+    assert (
+        message_of(run, ema=True)
+        == f"source: the run '{run}' keeps no moving average (train.ema_decay); leave --use-ema out"
+    )
 
 
 def test_a_run_directory_is_found_under_the_home_folder(tmp_path, monkeypatch):
@@ -196,7 +199,7 @@ def test_a_student_that_cannot_be_built_is_told_before_it_is():
 
 def test_an_unfinished_run_is_a_users_mistake(tmp_path):
     write_yaml(make_config(), tmp_path / "config.yaml")
-    expected = f"source: the run '{tmp_path}' is not finished; train it on with --resume"
+    expected = f"source: the run '{tmp_path}' is not finished; mixstill train --resume --output {tmp_path} goes on"
     assert message_of(tmp_path) == expected
 
 
@@ -312,7 +315,9 @@ def test_a_file_of_any_timm_model_needs_its_name(tmp_path):
     source = timm.create_model("mixer_digits", num_classes=7).eval()
     nn.init.normal_(source.head.weight)
     torch.save(source.state_dict(), path)
-    assert message_of(path) == f"{path}: its architecture cannot be told from its keys; name the model"
+    assert message_of(path) == (
+        f"{path}: its architecture cannot be told from its keys; name it: --model NAME, as a teacher NAME={path}@PLACE"
+    )
     assert message_of(path, model="mixer_digit").startswith("model: unknown value 'mixer_digit'; did you mean")
     assert message_of(path, model="mixer_micro_32").startswith(f"{path}: does not fit MlpMixer: ")
     found = load_classifier(str(path), model="mixer_digits")

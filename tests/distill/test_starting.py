@@ -145,7 +145,7 @@ def test_pretrained_weights_and_those_of_a_run_exclude_each_other(source, tiny_r
 
 def test_weights_that_do_not_tell_their_config_need_a_recipe(teachers, tiny_recipe) -> None:
     said = message_of(starting_config, None, over(teachers["large"]))
-    assert said == "model.init_from: 'large' does not tell its config; name a recipe"
+    assert said == "model.init_from: 'large' does not tell its config; name a recipe before it"
     options = {"model.name": "cifar_resnet8", "model.kwargs": {"width": 6}, "data.input_size": 8}
     config = starting_config(tiny_recipe(options), over(teachers["large"]))
     student = build_student(config, 10)
@@ -161,7 +161,7 @@ def test_weights_that_cannot_be_had_are_told(source, tmp_path) -> None:
     path = source()
     (path / "weights.safetensors").unlink()
     said = message_of(starting_config, None, over(path))
-    assert said == f"model.init_from: source: the run '{path}' is not finished; train it on with --resume"
+    assert said.startswith(f"model.init_from: source: the run '{path}' is not finished; mixstill train --resume ")
     (path / "config.yaml").unlink()
     assert "is not a run directory: it holds no config.yaml" in message_of(starting_config, None, over(path))
 

@@ -195,6 +195,18 @@ def test_weights_that_cannot_be_fetched_are_told_in_one_line(monkeypatch, name, 
     assert len(message) < 250
 
 
+def test_what_the_hubs_client_wraps_is_told_first(monkeypatch):
+    def offline(*_, **__):
+        try:
+            raise ConnectionError("Name or service not known")
+        except ConnectionError as error:
+            raise OSError("An error happened while trying to locate the file on the Hub " + 200 * "x") from error
+
+    monkeypatch.setattr(timm, "create_model", offline)
+    said = message_of("resnet10t", 5, pretrained=True)
+    assert said.startswith("model: the weights of 'resnet10t' cannot be fetched: Name or service not known; An error ")
+
+
 @pytest.mark.parametrize("name", ["cyclemlp_b1_224", "cifar_resnet20", "cifar_resnet20.cifar10"])
 def test_weights_that_stand_at_an_address_cannot_be_fetched_offline(monkeypatch, name):
     def offline(*_, **__):

@@ -481,10 +481,26 @@ def test_a_depth_without_a_name_is_a_users_mistake():
 
 
 def test_weights_that_are_not_recognised_need_a_name():
-    with pytest.raises(UserError, match=r"^weights: its architecture cannot be told from its keys; name the model$"):
+    with pytest.raises(UserError, match=r"from its keys; name it: --model NAME, as a teacher NAME=weights@PLACE$"):
         adapt(None, STATE)
     with pytest.raises(UserError, match="unknown value 'resnet81'; did you mean 'resnet18'"):
         adapt("resnet81", STATE)
+
+
+@pytest.mark.parametrize(
+    ("key", "words"),
+    [
+        ("features.0.0.weight", "they are torchvision's, and timm's models have others"),
+        ("encoder.layers.encoder_layer_0.ln_1.weight", "they are torchvision's, and timm's models have others"),
+        ("layer4.0.conv1.weight", "they are those of torchvision's ResNets, which timm's have too"),
+    ],
+)
+def test_weights_of_torchvision_are_named_as_such(key, words):
+    names = ("conv1.weight", "bn1.weight", "fc.weight", key) if key.startswith("layer4") else (key,)
+    with pytest.raises(UserError) as error:
+        adapt(None, {name: torch.zeros(4) for name in names}, "net.pth")
+    assert words in str(error.value)
+    assert str(error.value).endswith("name it: --model NAME, as a teacher NAME=net.pth@PLACE")
 
 
 def changed(model, **replaced):

@@ -61,7 +61,8 @@ def test_a_teacher_of_other_classes_is_refused_though_their_number_fits(tiny, tm
         "data.data_dir": str(animals),
     }
     said = refused_run(tiny(options), tmp_path / "run")
-    assert said == "distill.teachers: letters was trained on other classes: class 0 is 'a' and 'ant' in the data"
+    told = "distill.teachers: letters was trained on other classes: class 0 is 'a' and 'ant' in the data; name another"
+    assert said == f"{told} teacher"
 
 
 def test_left_out_images_stand_in_the_summary(tiny, tmp_path) -> None:

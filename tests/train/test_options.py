@@ -313,7 +313,7 @@ def test_gradient_checkpointing_keeps_less_and_computes_the_same(build, given) -
 def test_gradient_checkpointing_reaches_the_run_and_is_refused_where_a_model_lacks_it(tiny, tmp_path) -> None:
     train(tiny({"train.grad_checkpointing": True, "train.max_steps": 1}), tmp_path / "run", quiet=True)
     options = {"train.grad_checkpointing": True, "model.name": "dla46_c", "model.kwargs": {}, "data.input_size": 32}
-    with pytest.raises(UserError, match=r"train.grad_checkpointing: 'dla46_c' does not support it"):
+    with pytest.raises(UserError, match=r"train.grad_checkpointing: 'dla46_c' does not support it; leave it out"):
         train(tiny(options), tmp_path / "refused", quiet=True)
 
 

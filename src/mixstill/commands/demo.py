@@ -39,7 +39,7 @@ def main(argv: list[str]) -> None:
     if "seed" in line.config.get("train", {}):
         raise UserError("demo: takes --seeds N, not one --seed")
     if not config.distill.teachers:
-        raise UserError(f"demo: the recipe {recipe!r} has no teachers to compare with")
+        raise UserError(f"demo: the recipe {recipe!r} has no teachers to compare with; name them by --teachers")
     output = Path(options.get("output", Path("runs", "demo"))).expanduser()
 
     from mixstill.files import write_json

@@ -79,12 +79,16 @@ def main(argv: list[str]) -> None:
     resident = load_split(data, split, device, facts.input_size)
     if len(resident.classes) != facts.num_classes:
         raise UserError(
-            f"eval: {classifier.name} has {facts.num_classes} classes, but {data.dataset} has {len(resident.classes)}"
+            f"eval: {classifier.name} has {facts.num_classes} classes, but {data.dataset} has {len(resident.classes)}; "
+            "name the data of its classes by --dataset and --data-dir"
         )
     order = matched(facts.classes, resident.classes)
     differing = facts.differing_class(resident.classes) if trained and order is None else None
     if differing is not None:
-        raise UserError(f"eval: {classifier.name} was trained on other classes: {differing} in {data.dataset}")
+        raise UserError(
+            f"eval: {classifier.name} was trained on other classes: {differing} in {data.dataset}; "
+            "name the data of its classes by --dataset and --data-dir"
+        )
     scores = evaluate(
         classifier.model.to(device),
         resident,

@@ -80,7 +80,7 @@ def create(config: DataConfig, part: Part, **options: Any) -> Any:
         extra = "tensorflow-datasets tensorflow" if scheme == "tfds" else "'mixstill[stream]'"
         raise UserError(f"data.dataset: {config.dataset!r} needs the package {package}: pip install {extra}")
     if config.data_dir is None and scheme in _NEEDING_FOLDER:
-        raise UserError(f"data.data_dir: None is not valid; {config.dataset} needs the folder that it lies in")
+        raise UserError(f"data.data_dir: None is not valid; {config.dataset} lies in a folder: --data-dir DIR")
     if scheme == "torch":
         if config.input_key or config.target_key:
             key = "input_key" if config.input_key else "target_key"

@@ -54,7 +54,7 @@ def list_photos(config: DataConfig, part: Part, size: int | None) -> Listing:
 
 def _root(config: DataConfig) -> Path:
     if config.data_dir is None:
-        raise UserError(f"data.data_dir: None is not valid; {config.dataset} needs the folder that it lies in")
+        raise UserError(f"data.data_dir: None is not valid; {config.dataset} lies in a folder: --data-dir DIR")
     root = Path(config.data_dir).expanduser()
     if not config.download or config.dataset == "folder":
         if not root.is_dir():

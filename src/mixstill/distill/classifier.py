@@ -189,8 +189,9 @@ def _weights_of_run(run: Path, ema: bool) -> Path:
         return path
     if not (run / "config.yaml").exists():
         raise UserError(f"source: {str(run)!r} is not a run directory: it holds no config.yaml")
-    missing = "keeps no moving average (train.ema_decay)" if ema else "is not finished; train it on with --resume"
-    raise UserError(f"source: the run {str(run)!r} {missing}")
+    if ema:
+        raise UserError(f"source: the run {str(run)!r} keeps no moving average (train.ema_decay); leave --use-ema out")
+    raise UserError(f"source: the run {str(run)!r} is not finished; mixstill train --resume --output {run} goes on")
 
 
 def _from_file(path: Path, model: str | None, name: str, input_size: int | None) -> Classifier:

@@ -67,7 +67,7 @@ def _names_ratio(overrides: Mapping[str, Any]) -> bool:
 def _continued(source: Classifier, over: RawConfig) -> Config:
     """The config of the source with `over` put over it."""
     if source.config is None:
-        raise UserError(f"model.init_from: {source.name!r} does not tell its config; name a recipe")
+        raise UserError(f"model.init_from: {source.name!r} does not tell its config; name a recipe before it")
     config = from_dict(merge(to_dict(source.config), over))
     resized = "input_size" in over.get("data", {}) and "img_size" not in over["model"].get("kwargs", {})
     return at_size(config, config.data.input_size) if resized else config

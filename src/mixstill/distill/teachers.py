@@ -43,13 +43,15 @@ class Teacher(nn.Module):
         if own.num_classes != student.num_classes:
             raise UserError(
                 f"distill.teachers: {classifier.name} has {own.num_classes} classes, "
-                f"but the data have {student.num_classes}"
+                f"but the data have {student.num_classes}; train it on these first: mixstill train RECIPE --init-from "
+                f"{classifier.name} --teachers none --output RUN, then --teachers RUN@PLACE"
             )
         order = matched(own.classes, student.classes)
         differing = own.differing_class(student.classes or ()) if order is None else None
         if differing is not None and classifier.config is not None:
             raise UserError(
-                f"distill.teachers: {classifier.name} was trained on other classes: {differing} in the data"
+                f"distill.teachers: {classifier.name} was trained on other classes: {differing} in the data; name "
+                "another teacher"
             )
         self.order = None if order in (None, tuple(range(own.num_classes))) else order
         self.differing = differing

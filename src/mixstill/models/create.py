@@ -10,7 +10,7 @@ import timm
 import torch
 from torch import nn
 
-from mixstill.errors import UserError, one_line, unknown
+from mixstill.errors import UserError, one_line, root, unknown
 
 
 def create_backbone(
@@ -66,7 +66,8 @@ def _create(name: str, pretrained: bool, arguments: dict[str, Any], input_size: 
         raise
     except Exception as error:  # a user's arguments and the hub's client fail in many ways
         if (pretrained or ":" in name) and isinstance(error, OSError | RuntimeError):
-            raise UserError(f"model: the weights of {name!r} cannot be fetched: {one_line(error, 160)}") from error
+            why = dict.fromkeys((one_line(root(error), 160), one_line(error, 160)))  # what the client wraps comes first
+            raise UserError(f"model: the weights of {name!r} cannot be fetched: {'; '.join(why)}") from error
         raise UserError(f"model: {name!r} cannot be built with {arguments}: {one_line(error)}") from error
     finally:
         hub.setLevel(level)

@@ -40,6 +40,10 @@ _BY_CLASSES: dict[int, Normalisation] = {
 }
 
 
+# What the keys of torchvision's classifiers begin with, of VGG to ConvNeXt, ViT and MaxViT.
+_TORCHVISION = ("features.", "conv_proj.", "encoder.layers.encoder_layer_", "blocks.0.layers.")
+
+
 def adapt(name: str | None, state: State, source: str = "weights") -> Adapted:
     """How to build the model that `state` belongs to: one of a known family by its keys, any other by its `name`.
 
@@ -57,7 +61,10 @@ def adapt(name: str | None, state: State, source: str = "weights") -> Adapted:
     found = infer_cifar_resnet(state, source) or infer_cyclemlp(state, source)
     if name is None:
         if found is None:
-            raise UserError(f"{source}: its architecture cannot be told from its keys; name the model")
+            raise UserError(
+                f"{source}: its architecture cannot be told from its keys{_torchvision(state)}; name it: --model NAME, "
+                f"as a teacher NAME={source}@PLACE"
+            )
         return found
     architecture = split_model_name_tag(name)[0]
     if found is not None:
@@ -69,8 +76,17 @@ def adapt(name: str | None, state: State, source: str = "weights") -> Adapted:
     classifier = get_pretrained_cfg_value(architecture, "classifier")
     num_classes = classes_in(state, classifier)
     if num_classes is None:
-        raise UserError(f"{source}: has no classifier ({classifier!r}) of a {name}")
+        raise UserError(f"{source}: has no classifier ({classifier!r}) of a {name}{_torchvision(state)}")
     return Adapted(name, {"num_classes": num_classes}, state, None)
+
+
+def _torchvision(state: State) -> str:
+    """What to say where the keys are those of torchvision."""
+    if {"conv1.weight", "bn1.weight", "layer4.0.conv1.weight", "fc.weight"} <= state.keys():
+        return " (they are those of torchvision's ResNets, which timm's have too, as resnet50)"
+    if any(key.startswith(_TORCHVISION) for key in state):
+        return " (they are torchvision's, and timm's models have others: give weights of timm's)"
+    return ""
 
 
 def infer_cifar_resnet(state: State, source: str = "weights") -> Adapted | None:

@@ -163,7 +163,7 @@ def checkpoint_gradients(backbone: nn.Module, name: str) -> None:
     try:
         cast(Any, backbone).set_grad_checkpointing(True)
     except (AttributeError, AssertionError) as error:
-        raise UserError(f"train.grad_checkpointing: {name!r} does not support it") from error
+        raise UserError(f"train.grad_checkpointing: {name!r} does not support it; leave it out") from error
 
 
 def student_pixels(config: Config) -> int:

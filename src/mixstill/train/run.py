@@ -63,7 +63,7 @@ def complete_summary(path: Path) -> dict[str, Any] | None:
 def check_output(config: Config, path: Path, resume: bool) -> None:
     """Raises `UserError` unless `config` may be trained in `path`: a new run in a free place, an old one unchanged."""
     if path.exists() and not path.is_dir():
-        raise UserError(f"output: {str(path)!r} is not a directory")
+        raise UserError(f"output: {str(path)!r} is not a directory; choose another --output")
     if not resume and ((path / CONFIG_FILE).exists() or (path / CHECKPOINT).exists()):
         raise UserError(f"output: {str(path)!r} already holds a run; go on with --resume, or choose another --output")
     if resume:

@@ -109,7 +109,7 @@ def time_steps(job: Job, count: int | None = None, seconds: float = SECONDS) -> 
     stamps[-1] = _now(job)
     loss = float(processes.sum(terms["total"]))
     if not math.isfinite(loss):
-        raise RunError(f"step {job.state.step}: the loss is {loss}")
+        raise RunError(f"step {job.state.step}: the loss is {loss}; a lower --lr or --clip-grad 1 may help")
     taken = [after - before for before, after in pairwise(stamps)]
     return Steps(len(taken), sum(taken) / len(taken), median(taken), _shares(job, feed))
 
