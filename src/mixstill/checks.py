@@ -16,7 +16,7 @@ MOST_CLASSES = 2**20
 MOST_PIXELS = 8192  # per side
 _OF_MACHINES = 1000  # an upper bound from here on is none of mathematics
 _MOST = 2**20  # of a whole number among a backbone's arguments: a width
-_MOST_BLOCKS = 1000  # of those together that say how often something is built
+_MOST_BLOCKS = 500  # of those together that say how often something is built
 _REPEATS = re.compile(r"depth|block|layer|stage|repeat")
 _WORDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false", NoneType: "none"}
 
@@ -60,10 +60,10 @@ def check_fields(config: Any, section: str = "") -> None:
         name = f"{section}.{leaf.name}" if section else leaf.name
         value, kind = getattr(config, leaf.name), hints[leaf.name]
         members = value if isinstance(value, tuple | list) else (value,)
-        if any(isinstance(member, float) and not math.isfinite(member) for member in members):
+        if not all(_finite(member, kind) for member in members):
             raise _invalid(name, value, "finite")
         if not _fits(value, kind):
-            raise _invalid(name, value, kind_words(kind))
+            raise _invalid(name, value, "a tuple of " * isinstance(value, list) + kind_words(kind))
         if "within" in leaf.metadata:
             _check_interval(name, value, leaf.metadata["within"])
         for member in members:
@@ -71,6 +71,12 @@ def check_fields(config: Any, section: str = "") -> None:
                 _check_text(name, member)
         if isinstance(value, dict):
             check_arguments(name, value)
+
+
+def _finite(value: object, kind: Any) -> bool:
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return not isinstance(value, int) or kind is int or abs(value) < 2**1023  # beyond, it is no float
 
 
 def _check_interval(name: str, value: Any, interval: Interval) -> None:

@@ -77,7 +77,7 @@ def _end(error: BaseException) -> int:
         text = "the device is out of memory; try --train.device_batch_size, or a smaller --batch-size"
         return _say(RunError(text), 1)
     if isinstance(error, OSError):
-        text = f"{error.filename or 'output'}: {error.strerror or error}"
+        text = f"{str(error.filename or 'output')[:300]}: {error.strerror or error}"
         return _say(RunError(text), 2 if error.filename and error.errno in OF_THE_PATH else 1)
     text = f"internal error: {type(error).__name__}: {one_line(error, 500)}; run again with {DEBUG} and report it"
     return _say(RunError(text), INTERNAL)

@@ -50,7 +50,7 @@ def parse_yaml(text: str | bytes) -> Any:
         return yaml.load(text, Loader=_Loader)
     except (yaml.YAMLError, UnicodeError) as error:
         raise ValueError(str(error)) from error
-    except (ValueError, AttributeError, OverflowError, RecursionError) as error:  # PyYAML's, of odd numbers and dates
+    except (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, RecursionError) as error:  # odd values
         raise ValueError(f"it holds a value that cannot be read: {error}") from error
 
 
