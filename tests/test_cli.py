@@ -1,6 +1,7 @@
 """The command line as a whole: exit codes, and that whatever is amiss is one line that says what would be right."""
 
 import errno
+import io
 import json
 import os
 import re
@@ -246,10 +247,45 @@ def test_a_failure_of_the_machine_is_one_line(mixstill, monkeypatch, error, code
     assert (said.code, said.out, said.err) == (code, "", f"mixstill: {message}\n")
 
 
-def test_a_bug_is_not_hidden(monkeypatch) -> None:
-    monkeypatch.setattr("mixstill.recipes.header", failing(RuntimeError("shapes")))
-    with pytest.raises(RuntimeError, match="shapes"):
-        cli.main(["recipes"])
+@pytest.mark.parametrize("error", [RuntimeError("shapes\nand more"), KeyError("x"), RecursionError("deep")])
+def test_a_bug_is_one_line_with_an_exit_code_of_its_own(mixstill, monkeypatch, error) -> None:
+    monkeypatch.setattr("mixstill.recipes.header", failing(error))
+    said = mixstill("recipes")
+    text = " ".join(str(error).split())
+    line = f"mixstill: internal error: {type(error).__name__}: {text}; run again with --debug and report it\n"
+    assert (said.code, said.out, said.err) == (70, "", line)
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_debug_shows_the_traceback_wherever_it_stands(mixstill, monkeypatch, place) -> None:
+    words = ["recipes", "--json"]
+    words.insert(place, "--debug")
+    assert mixstill(*words).code == 0
+    monkeypatch.setattr("mixstill.recipes.header", failing(KeyError("x")))
+    said = mixstill(*words)
+    assert said.code == 70
+    assert said.err.startswith("Traceback (most recent call last):\n")
+    assert said.err.endswith("mixstill: internal error: KeyError: 'x'; run again with --debug and report it\n")
+    wrong = mixstill("recipes", "x", "--debug")
+    assert wrong.code == 2
+    assert wrong.err.startswith("Traceback")
+
+
+@pytest.mark.parametrize("error", [errno.EACCES, errno.ELOOP, errno.ENAMETOOLONG, errno.EROFS, errno.ENOTDIR])
+def test_a_path_that_cannot_be_used_is_the_users_mistake(mixstill, monkeypatch, error) -> None:
+    monkeypatch.setattr("mixstill.recipes.header", failing(OSError(error, os.strerror(error), "a/b")))
+    said = mixstill("recipes")
+    assert (said.code, said.err) == (2, f"mixstill: a/b: {os.strerror(error)}\n")
+
+
+def test_a_name_that_the_terminal_cannot_show_is_escaped(monkeypatch) -> None:
+    out, err = (io.TextIOWrapper(io.BytesIO(), encoding="ascii") for _ in range(2))
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setattr(sys, "stderr", err)
+    monkeypatch.setattr("mixstill.recipes.header", lambda name: {"what": "\udcff ± x"})
+    assert cli.main(["recipes"]) == 0
+    out.flush()
+    assert b"\\udcff \\xb1 x" in out.buffer.getvalue()
 
 
 @pytest.mark.parametrize("after", [0, 2])

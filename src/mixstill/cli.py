@@ -1,13 +1,19 @@
-"""The command line: a table of commands. Exit codes: 0 done, 1 a failed run, 2 a user's mistake, 128 + a signal."""
+"""The command line: a table of commands.
+
+Exit codes: 0 done, 1 a failed run, 2 a user's mistake, 70 a fault of mixstill itself, 128 + a signal.
+"""
 
 from __future__ import annotations
 
+import io
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from importlib import import_module
 
 from mixstill.errors import InterruptedRun, RunError, UserError, one_line, unknown
+from mixstill.paths import OF_THE_PATH
 from mixstill.version import __version__
 
 # Each is a module of `mixstill.commands` with `USAGE` and `main(argv) -> None`; it is imported when it is called for.
@@ -23,46 +29,73 @@ COMMANDS = {
     "reproduce": "the table of a published experiment, trained again",
     "recipes": "the shipped recipes and their measured results",
 }
+DEBUG = "--debug"  # of every command, anywhere in the line
+INTERNAL = 70  # of sysexits.h: a fault of the program
 
 
 def main(argv: Sequence[str]) -> int:
     """Run one command and return its exit code."""
-    if not argv or argv[0] in ("-h", "--help"):
+    words = [word for word in argv if word != DEBUG]
+    debug = len(words) < len(argv)
+    _print_anything()
+    if not words or words[0] in ("-h", "--help"):
         print(_usage())
-        return 0 if argv else 2
-    if argv[0] == "--version":
+        return 0 if words else 2
+    if words[0] == "--version":
         print(__version__)
         return 0
     try:
-        if argv[0] not in COMMANDS:
-            raise unknown("command", argv[0], COMMANDS)
-        command = import_module(f"mixstill.commands.{argv[0]}")
-        if "-h" in argv or "--help" in argv:
+        if words[0] not in COMMANDS:
+            raise unknown("command", words[0], COMMANDS)
+        command = import_module(f"mixstill.commands.{words[0]}")
+        if "-h" in words or "--help" in words:
             print(command.USAGE)
         else:
-            command.main(list(argv[1:]))
-    except UserError as error:
-        return _say(error, 2)
-    except RunError as error:
-        return _say(error, 1)
-    except InterruptedRun as error:
-        return _say(error, 128 + error.signal) if os.environ.get("RANK", "0") == "0" else 128 + error.signal
-    except KeyboardInterrupt:
-        return _say(RunError("interrupted"), 130)
+            command.main(words[1:])
     except BrokenPipeError:
         sys.stderr.close()
         return 1
-    except RuntimeError as error:
-        if "home directory" in str(error):  # pathlib's, for ~user
-            return _say(UserError("a path begins with ~ and the name of a user who has no home"), 2)
-        if type(error).__name__ != "OutOfMemoryError" and "can't allocate memory" not in str(error):
-            raise
-        return _say(
-            RunError("the device is out of memory; try --train.device_batch_size, or a smaller --batch-size"), 1
-        )
-    except OSError as error:
-        return _say(RunError(f"{error.filename or 'output'}: {error.strerror or error}"), 1)
+    except (Exception, KeyboardInterrupt) as error:
+        if debug:
+            traceback.print_exc()
+        return _end(error)
     return 0
+
+
+def _end(error: BaseException) -> int:
+    """Tell in one line what ended a command, and give its exit code."""
+    if isinstance(error, UserError):
+        return _say(error, 2)
+    if isinstance(error, RunError):
+        return _say(error, 1)
+    if isinstance(error, InterruptedRun):
+        code = 128 + error.signal
+        return _say(error, code) if os.environ.get("RANK", "0") == "0" else code
+    if isinstance(error, KeyboardInterrupt):
+        return _say(RunError("interrupted"), 130)
+    if _out_of_memory(error):
+        text = "the device is out of memory; try --train.device_batch_size, or a smaller --batch-size"
+        return _say(RunError(text), 1)
+    if isinstance(error, OSError):
+        text = f"{str(error.filename or 'output')[:300]}: {error.strerror or error}"
+        return _say(RunError(text), 2 if error.filename and error.errno in OF_THE_PATH else 1)
+    text = f"internal error: {type(error).__name__}: {one_line(error, 500)}; run again with {DEBUG} and report it"
+    return _say(RunError(text), INTERNAL)
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"  # torch's, which a command may not have imported
+        or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
+    )
+
+
+def _print_anything() -> None:
+    """Let no name of a file or class stop the printing: what a stream cannot encode is escaped."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _say(error: BaseException, code: int) -> int:
@@ -74,7 +107,10 @@ def _say(error: BaseException, code: int) -> int:
 def _usage() -> str:
     width = max(map(len, COMMANDS))
     rows = "\n".join(f"  {name:<{width}}  {text}" for name, text in COMMANDS.items())
-    return f"usage: mixstill COMMAND ...\n\n{rows}\n\nmixstill COMMAND --help tells the options of a command."
+    return (
+        f"usage: mixstill COMMAND ...\n\n{rows}\n\nmixstill COMMAND --help tells the options of a command. "
+        f"With {DEBUG} any of them shows the traceback of what ends it."
+    )
 
 
 def run() -> None:

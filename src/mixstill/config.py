@@ -8,21 +8,29 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
-from mixstill.errors import UserError, unknown
+from mixstill.checks import MOST_CLASSES, MOST_PIXELS, Interval, check_fields
+from mixstill.errors import UserError, shown, unknown
 
 T = TypeVar("T")
 
+# Intervals of whole numbers: beyond them no machine would come to an end, and some libraries break down.
+_COUNT = "[1, 1000000]"  # epochs, samples of a batch
+_MANY = "[1, 1000000000]"  # steps, samples of a data set
+_CLASSES = f"[1, {MOST_CLASSES}]"
+_PROCESSES = 1024  # or threads
 
-def option(default: T, text: str) -> T:
-    """A dataclass field with its default and its help text."""
+
+def option(default: T, text: str, within: str | None = None) -> T:
+    """A dataclass field with its default, its help text and the interval that it lies in, where it is a number."""
+    about = {"help": text} | ({} if within is None else {"within": Interval.parse(within)})
     if isinstance(default, dict):
-        return field(default_factory=lambda: dict(default), metadata={"help": text})  # type: ignore[return-value]
-    return field(default=default, metadata={"help": text})
+        return field(default_factory=lambda: dict(default), metadata=about)  # type: ignore[return-value]
+    return field(default=default, metadata=about)
 
 
 def _require(valid: bool, name: str, value: object, rule: str) -> None:
     if not valid:
-        raise UserError(f"{name}: {value!r} is not valid; it must be {rule}")
+        raise UserError(f"{name}: {shown(value)} is not valid; it must be {rule}")
 
 
 # Arguments of timm's create_model that something else decides.
@@ -41,7 +49,7 @@ class ModelConfig:
 
     name: str = option("mixer_digits", "timm name of the backbone, mixstill's own included")
     kwargs: dict[str, Any] = option({}, "further arguments of the backbone, as --model.kwargs.depth 4")
-    drop_path: float = option(0.0, "drop path rate (stochastic depth)")
+    drop_path: float = option(0.0, "drop path rate (stochastic depth)", "[0, 1)")
     drop_path_mode: Literal["linear", "constant"] = option(
         "linear", "the rate grows linearly with the depth up to drop_path, or is the same in every block"
     )
@@ -51,10 +59,11 @@ class ModelConfig:
     )
 
     def __post_init__(self) -> None:
-        _require(0 <= self.drop_path < 1, "model.drop_path", self.drop_path, "in [0, 1)")
+        check_fields(self, "model")
         for name in self.kwargs:
             if name in _NOT_KWARGS:
-                raise UserError(f"model.kwargs.{name}: {self.kwargs[name]!r} is not taken here; {_NOT_KWARGS[name]}")
+                value = shown(self.kwargs[name])
+                raise UserError(f"model.kwargs.{name}: {value} is not taken here; {_NOT_KWARGS[name]}")
         _require(
             not (self.pretrained and self.init_from), "model.pretrained", True, "false where model.init_from is given"
         )
@@ -78,28 +87,27 @@ class DataConfig:
     test_split: str = option("validation", "name of the split to measure on, in a scheme of timm")
     input_key: str | None = option(None, "name of the images in a data set of the hub; default: timm's, image")
     target_key: str | None = option(None, "name of the labels in a data set of the hub; default: timm's, label")
-    num_classes: int | None = option(None, "classes, where the data set cannot tell (iterable ones)")
-    num_samples: int | None = option(None, "training samples, where the data set cannot tell (iterable ones)")
+    num_classes: int | None = option(None, "classes, where the data set cannot tell (iterable ones)", _CLASSES)
+    num_samples: int | None = option(None, "training samples, where the data set cannot tell (iterable ones)", _MANY)
     resident: bool | None = option(
         None, "hold the decoded images in memory; default: digits and cifar are held, all others streamed"
     )
-    workers: int = option(4, "processes that decode streamed images; 0: the training process itself")
-    crop_pct: float = option(0.875, "evaluation keeps this share of the resized side of a photo: the centre")
-    input_size: int | None = option(None, "pixels per side of what the student sees; default: the backbone's own")
-    val_fraction: float = option(0.0, "share of train cut off as a fixed validation split, the same for every seed")
-    samples_per_class: int | None = option(None, "train on this many fixed samples of each class; default: all")
+    workers: int = option(
+        4, "processes that decode streamed images; 0: the training process itself", f"[0, {_PROCESSES}]"
+    )
+    crop_pct: float = option(0.875, "evaluation keeps this share of the resized side of a photo: the centre", "(0, 1]")
+    input_size: int | None = option(
+        None, "pixels per side of what the student sees; default: the backbone's own", f"[1, {MOST_PIXELS}]"
+    )
+    val_fraction: float = option(
+        0.0, "share of train cut off as a fixed validation split, the same for every seed", "[0, 1)"
+    )
+    samples_per_class: int | None = option(None, "train on this many fixed samples of each class; default: all", _MANY)
     download: bool = option(False, "fetch the data set into data_dir when it is not there")
-    max_corrupt: int = option(0, "leave up to this many corrupt images out before the run stops")
+    max_corrupt: int = option(0, "leave up to this many corrupt images out before the run stops", "[0, 1000000000]")
 
     def __post_init__(self) -> None:
-        _require(self.input_size is None or self.input_size > 0, "data.input_size", self.input_size, "positive")
-        _require(0 <= self.val_fraction < 1, "data.val_fraction", self.val_fraction, "in [0, 1)")
-        _require(0 < self.crop_pct <= 1, "data.crop_pct", self.crop_pct, "in (0, 1]")
-        for name in ("samples_per_class", "num_classes", "num_samples"):
-            value = getattr(self, name)
-            _require(value is None or value > 0, f"data.{name}", value, "positive")
-        for name in ("workers", "max_corrupt"):
-            _require(getattr(self, name) >= 0, f"data.{name}", getattr(self, name), "0 or more")
+        check_fields(self, "data")
         scheme, slash, rest = self.dataset.partition("/")
         if slash and scheme not in SCHEMES:
             raise unknown("data.dataset", self.dataset, [f"{name}/{rest}" for name in SCHEMES])
@@ -115,40 +123,39 @@ class ViewsConfig:
     crop: Literal["pad", "rrc", "src"] = option(
         "pad", "pad and crop at random; random resized crop; DeiT III's simple random crop"
     )
-    pad: int = option(4, "pad: pixels of padding before the random crop; 0: no crop")
+    pad: int = option(4, "pad: pixels of padding before the random crop; 0: no crop", f"[0, {MOST_PIXELS}]")
     scale: tuple[float, float] = option((0.08, 1.0), "rrc: the crop's least and largest share of the area")
     ratio: tuple[float, float] = option((3 / 4, 4 / 3), "rrc: the crop's least and largest aspect ratio")
     interpolation: Literal["bicubic", "bilinear", "random"] = option(
         "bicubic", "of rrc and of the geometric operations; random: one of the two for each"
     )
-    hflip: float = option(0.5, "probability of a horizontal flip")
-    vflip: float = option(0.0, "probability of a vertical flip")
+    hflip: float = option(0.5, "probability of a horizontal flip", "[0, 1]")
+    vflip: float = option(0.0, "probability of a vertical flip", "[0, 1]")
     aa: str | None = option(
         None, "RandAugment as timm writes it, rand-m9-mstd0.5-inc1; 3a: three-augment; default: none"
     )
-    color_jitter: float = option(0.0, "brightness, contrast, saturation change by up to this share; off beside rand-*")
-    reprob: float = option(0.0, "probability of random erasing")
+    color_jitter: float = option(
+        0.0, "brightness, contrast, saturation change by up to this share; off beside rand-*", "[0, 1000]"
+    )
+    reprob: float = option(0.0, "probability of random erasing", "[0, 1]")
     remode: Literal["pixel", "rand", "const"] = option(
         "pixel", "erase with normal noise per pixel, per channel, or with zeros (after normalisation)"
     )
-    recount: int = option(1, "random erasing: most boxes per image")
+    recount: int = option(1, "random erasing: most boxes per image", "[1, 1000]")
     resplit: bool = option(False, "random erasing leaves the first of aug_repeats views of a sample clean")
-    aug_repeats: int = option(1, "views of a sample in a batch (repeated augmentation); an epoch sees fewer samples")
-    mixup: float = option(0.0, "mixup: the alpha of its Beta distribution; 0: off")
-    cutmix: float = option(0.0, "cutmix: the alpha of its Beta distribution; 0: off")
+    aug_repeats: int = option(
+        1, "views of a sample in a batch (repeated augmentation); an epoch sees fewer samples", "[1, 1000]"
+    )
+    mixup: float = option(0.0, "mixup: the alpha of its Beta distribution; 0: off", "[0, 1000000]")
+    cutmix: float = option(0.0, "cutmix: the alpha of its Beta distribution; 0: off", "[0, 1000000]")
     cutmix_minmax: tuple[float, float] | None = option(
         None, "cutmix: least and largest share of each side, in place of cutmix's alpha"
     )
-    mixup_prob: float = option(1.0, "probability that a batch is mixed at all")
-    mixup_switch_prob: float = option(0.5, "probability of cutmix where both are on")
+    mixup_prob: float = option(1.0, "probability that a batch is mixed at all", "[0, 1]")
+    mixup_switch_prob: float = option(0.5, "probability of cutmix where both are on", "[0, 1]")
 
     def __post_init__(self) -> None:
-        for name in ("pad", "color_jitter", "mixup", "cutmix"):
-            _require(getattr(self, name) >= 0, f"views.{name}", getattr(self, name), "0 or more")
-        for name in ("hflip", "vflip", "reprob", "mixup_prob", "mixup_switch_prob"):
-            _require(0 <= getattr(self, name) <= 1, f"views.{name}", getattr(self, name), "in [0, 1]")
-        for name in ("recount", "aug_repeats"):
-            _require(getattr(self, name) >= 1, f"views.{name}", getattr(self, name), "1 or more")
+        check_fields(self, "views")
         _require(not self.resplit or self.aug_repeats > 1, "views.resplit", True, "with views.aug_repeats of 2 or more")
         _require(_ordered(self.scale) and self.scale[1] <= 1, "views.scale", self.scale, "two ascending in (0, 1]")
         _require(_ordered(self.ratio), "views.ratio", self.ratio, "two ascending, positive")
@@ -171,28 +178,27 @@ class DistillConfig:
 
     teachers: tuple[str, ...] = option((), "each SOURCE@PLACE, as resnet32@2/3 resnet56@last; none: plain training")
     kind: Literal["hard", "soft"] = option("hard", "the teacher's argmax, or its tempered distribution")
-    alpha: float = option(0.5, "share of the distillation in the loss: (1-alpha) class + alpha distillation")
-    tau: float = option(1.0, "temperature of soft distillation")
+    alpha: float = option(0.5, "share of the distillation in the loss: (1-alpha) class + alpha distillation", "[0, 1]")
+    tau: float = option(1.0, "temperature of soft distillation", "(0, inf)")
     weights: Literal["confidence", "entropy", "uniform"] = option(
         "confidence", "per-sample weights of several teachers: the surer counts more, the less sure, all alike"
     )
     tokens: Literal["spatial+channel", "spatial", "channel", "none"] = option(
         "spatial+channel", "tokens of a module; none: a linear head on the pooled features"
     )
-    steps: int = option(1, "token updates K in a module")
+    steps: int = option(1, "token updates K in a module", "[1, 1000]")
     propagate: bool = option(False, "a teacher's later module starts from the tokens of its earlier one (STD-57)")
     cache: str | None = option(
         None, "folder of the teachers' answers to each view: replayed where they are there, else put there"
     )
     cache_top_k: int | None = option(
-        None, "keep each answer's k most probable classes and the others' probability as a whole; default: all classes"
+        None,
+        "keep each answer's k most probable classes and the others' probability as a whole; default: all classes",
+        _CLASSES,
     )
 
     def __post_init__(self) -> None:
-        _require(0 <= self.alpha <= 1, "distill.alpha", self.alpha, "in [0, 1]")
-        _require(self.tau > 0, "distill.tau", self.tau, "positive")
-        _require(self.steps >= 1, "distill.steps", self.steps, "1 or more")
-        _require(self.cache_top_k is None or self.cache_top_k >= 1, "distill.cache_top_k", self.cache_top_k, "positive")
+        check_fields(self, "distill")
         _require(
             not (self.propagate and self.tokens == "none"),
             "distill.propagate",
@@ -205,17 +211,14 @@ class DistillConfig:
 class MutualInformationConfig:
     """The regulariser that pulls spatial and channel tokens apart (STD, Algorithm 1; MINE, Belghazi et al., 2018)."""
 
-    weight: float = option(0.0, "weight of the mutual information in the student's loss; 0: off")
+    weight: float = option(0.0, "weight of the mutual information in the student's loss; 0: off", "[0, inf)")
     every: Literal["step", "epoch"] = option("step", "regularise in each step, or once per epoch as the report does")
-    lr: float = option(1e-4, "learning rate: of the statistics network (step), of both sides (epoch)")
-    width: int = option(512, "width of the statistics network")
-    ema_rate: float = option(0.01, "rate of the running mean that corrects the gradient's bias")
+    lr: float = option(1e-4, "learning rate: of the statistics network (step), of both sides (epoch)", "(0, inf)")
+    width: int = option(512, "width of the statistics network", "[1, 16384]")
+    ema_rate: float = option(0.01, "rate of the running mean that corrects the gradient's bias", "(0, 1]")
 
     def __post_init__(self) -> None:
-        _require(self.weight >= 0, "mi.weight", self.weight, "0 or more")
-        _require(self.lr > 0, "mi.lr", self.lr, "positive")
-        _require(self.width > 0, "mi.width", self.width, "positive")
-        _require(0 < self.ema_rate <= 1, "mi.ema_rate", self.ema_rate, "in (0, 1]")
+        check_fields(self, "mi")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,36 +226,30 @@ class OptimConfig:
     """Optimizer and schedule."""
 
     opt: str = option("adamw", "an optimizer of timm: adamw, lamb, ...; sgd is with Nesterov momentum")
-    lr: float = option(1e-3, "peak learning rate, at a batch of lr_base_size where that is given")
+    lr: float = option(1e-3, "peak learning rate, at a batch of lr_base_size where that is given", "(0, inf)")
     lr_base_size: int | None = option(
-        None, "scale lr by batch_size / lr_base_size, as DeiT (512); default: lr as given"
+        None, "scale lr by batch_size / lr_base_size, as DeiT (512); default: lr as given", _MANY
     )
-    weight_decay: float = option(0.05, "weight decay")
+    weight_decay: float = option(0.05, "weight decay", "[0, inf)")
     no_decay: tuple[str, ...] = option((), "parameters to leave undecayed besides, by pattern: backbone.blocks.0.*")
     decay_all: bool = option(False, "decay biases, norms and tokens too")
-    momentum: float = option(0.9, "momentum, of optimizers that have one")
-    opt_eps: float | None = option(None, "epsilon, of optimizers that have one; default: the optimizer's own")
-    opt_betas: tuple[float, ...] | None = option(None, "betas, of optimizers that have them; default: their own")
-    clip_grad: float | None = option(None, "largest norm of the gradient; default: no clipping")
-    warmup_epochs: float = option(5.0, "epochs of linear warm-up")
-    warmup_lr: float = option(1e-6, "learning rate at the start of the warm-up")
-    min_lr: float = option(1e-5, "learning rate at the end of the cosine")
+    momentum: float = option(0.9, "momentum, of optimizers that have one", "[0, 1)")
+    opt_eps: float | None = option(
+        None, "epsilon, of optimizers that have one; default: the optimizer's own", "(0, inf)"
+    )
+    opt_betas: tuple[float, ...] | None = option(
+        None, "betas, of optimizers that have them; default: their own", "[0, 1)"
+    )
+    clip_grad: float | None = option(None, "largest norm of the gradient; default: no clipping", "(0, inf)")
+    warmup_epochs: float = option(5.0, "epochs of linear warm-up", "[0, 1000000]")
+    warmup_lr: float = option(1e-6, "learning rate at the start of the warm-up", "[0, inf)")
+    min_lr: float = option(1e-5, "learning rate at the end of the cosine", "[0, inf)")
 
     def __post_init__(self) -> None:
-        _require(self.lr > 0, "optim.lr", self.lr, "positive")
-        _require(
-            self.lr_base_size is None or self.lr_base_size > 0, "optim.lr_base_size", self.lr_base_size, "positive"
-        )
-        _require(self.opt_eps is None or self.opt_eps > 0, "optim.opt_eps", self.opt_eps, "positive")
+        check_fields(self, "optim")
         _require(
             not (self.no_decay and self.decay_all), "optim.no_decay", self.no_decay, "empty beside optim.decay_all"
         )
-        betas = self.opt_betas
-        _require(betas is None or all(0 <= beta < 1 for beta in betas), "optim.opt_betas", betas, "in [0, 1) each")
-        for name in ("weight_decay", "warmup_epochs", "warmup_lr", "min_lr"):
-            _require(getattr(self, name) >= 0, f"optim.{name}", getattr(self, name), "0 or more")
-        _require(0 <= self.momentum < 1, "optim.momentum", self.momentum, "in [0, 1)")
-        _require(self.clip_grad is None or self.clip_grad > 0, "optim.clip_grad", self.clip_grad, "positive")
 
 
 CompileMode = Literal["auto", "never", "always", "graphs"]
@@ -262,14 +259,14 @@ CompileMode = Literal["auto", "never", "always", "graphs"]
 class TrainConfig:
     """The loop."""
 
-    epochs: int = option(30, "passes over the training data; the schedule's length")
-    max_steps: int | None = option(None, "stop after this many optimizer steps; the schedule stays as it is")
-    batch_size: int = option(128, "samples per optimizer step, over all processes and passes")
+    epochs: int = option(30, "passes over the training data; the schedule's length", _COUNT)
+    max_steps: int | None = option(None, "stop after this many optimizer steps; the schedule stays as it is", _MANY)
+    batch_size: int = option(128, "samples per optimizer step, over all processes and passes", _COUNT)
     device_batch_size: int | None = option(
-        None, "most samples of one pass in one process; the passes per step follow from it; default: one pass"
+        None, "most samples of one pass in one process; the passes per step follow from it; default: one pass", _COUNT
     )
-    smoothing: float = option(0.1, "label smoothing of the class loss")
-    ema_decay: float | None = option(None, "decay of the moving average of the weights; default: none kept")
+    smoothing: float = option(0.1, "label smoothing of the class loss", "[0, 1)")
+    ema_decay: float | None = option(None, "decay of the moving average of the weights; default: none kept", "(0, 1)")
     ema_warmup: bool = option(False, "let that decay grow from 0, as timm does")
     amp: bool = option(False, "bfloat16 autocast")
     grad_checkpointing: bool = option(False, "compute activations again in the backward pass instead of keeping them")
@@ -277,28 +274,22 @@ class TrainConfig:
         "auto", "torch.compile of student and teachers; graphs: with CUDA graphs; auto: where the run is long enough"
     )
     sync_bn: bool = option(False, "batch norm over all processes")
-    seed: int = option(0, "the seed of everything random")
+    seed: int = option(0, "the seed of everything random", "[0, 2**64)")
     device: str = option("auto", "cpu, cuda or cuda:N; auto: cuda where there is one")
     threads: int | None = option(
-        None, "CPU threads; small models are often fastest with 1; default: PyTorch's own choice"
+        None, "CPU threads; small models are often fastest with 1; default: PyTorch's own choice", f"[1, {_PROCESSES}]"
     )
-    log_interval: int = option(50, "steps per line of metrics")
-    eval_interval: int = option(1, "epochs per evaluation and checkpoint; the last epoch has both")
-    eval_batch_size: int = option(512, "samples per evaluation batch")
-    checkpoint_interval: int | None = option(None, "steps per checkpoint, besides those of eval_interval")
+    log_interval: int = option(50, "steps per line of metrics", _MANY)
+    eval_interval: int = option(1, "epochs per evaluation and checkpoint; the last epoch has both", _COUNT)
+    eval_batch_size: int = option(512, "samples per evaluation batch", _COUNT)
+    checkpoint_interval: int | None = option(None, "steps per checkpoint, besides those of eval_interval", _MANY)
     tracker: Literal["tensorboard", "mlflow", "wandb", "trackio"] | None = option(
         None, "show the metrics there too, offline; metrics.jsonl is always written"
     )
 
     def __post_init__(self) -> None:
-        whole = ("epochs", "batch_size", "log_interval", "eval_interval", "eval_batch_size")
-        for name in (*whole, "device_batch_size", "threads", "max_steps", "checkpoint_interval"):
-            value = getattr(self, name)
-            _require(value is None or value > 0, f"train.{name}", value, "positive")
-        _require(0 <= self.smoothing < 1, "train.smoothing", self.smoothing, "in [0, 1)")
-        _require(self.ema_decay is None or 0 < self.ema_decay < 1, "train.ema_decay", self.ema_decay, "in (0, 1)")
+        check_fields(self, "train")
         _require(not self.ema_warmup or self.ema_decay is not None, "train.ema_warmup", True, "with train.ema_decay")
-        _require(0 <= self.seed < 2**64, "train.seed", self.seed, "in [0, 2**64)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -314,6 +305,7 @@ class Config:
     train: TrainConfig = field(default_factory=TrainConfig)
 
     def __post_init__(self) -> None:
+        check_fields(self)
         both = self.distill.tokens == "spatial+channel"
         if self.mi.weight > 0 and not both:
             raise UserError(f"mi.weight: needs distill.tokens 'spatial+channel', not {self.distill.tokens!r}")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+_LONGEST = 100  # characters of a word that is looked for
+
 
 class UserError(Exception):
     """A user's mistake, told in one line that names the field and the value. The command line exits with 2."""
@@ -28,7 +30,7 @@ class InterruptedRun(Exception):  # noqa: N818
 
 def nearest(value: str, choices: Iterable[str]) -> str | None:
     """The choice that is most like `value`; None where none is."""
-    found = difflib.get_close_matches(value, list(choices), n=1)
+    found = difflib.get_close_matches(value[:_LONGEST], list(choices), n=1)  # its time grows with the length
     return found[0] if found else None
 
 
@@ -42,7 +44,16 @@ def unknown(field: str, value: object, choices: Iterable[str]) -> UserError:
         hint = f"choose from {', '.join(options)}"
     else:
         hint = f"there are {len(options)} choices, such as {', '.join(options[:3])}"
-    return UserError(f"{field}: unknown value {value!r}; {hint}")
+    return UserError(f"{field}: unknown value {shown(value)}; {hint}")
+
+
+def shown(value: object, limit: int = 200) -> str:
+    """`repr(value)`, shortened to `limit` characters; Python shows no number of more than 4,300 digits."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):
+        return f"a {type(value).__name__} too large to be shown"
+    return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 def many(count: int, noun: str) -> str:

@@ -8,10 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from mixstill.errors import UserError, unknown
+from mixstill.errors import UserError, shown, unknown
 from mixstill.schema import Field, RawConfig, fields
+from mixstill.texts import parse_yaml
 
 # The names that users know from timm and DeiT, where they mean the same.
 ALIASES = {
@@ -100,13 +99,14 @@ class CommandLine:
     options: dict[str, Any] = field(default_factory=dict)
     config: RawConfig = field(default_factory=dict)
 
-    def whole(self, name: str) -> int | None:
-        """The option as a whole number from 1; None where it is not given. Raises `UserError` for anything else."""
+    def whole(self, name: str, most: int = 1_000_000) -> int | None:
+        """The option as a whole number, 1 to `most`; None where it is not given. Raises `UserError` for another."""
         text = self.options.get(name)
         if text is None:
             return None
-        if not text.isdecimal() or int(text) < 1:
-            raise UserError(f"--{name}: {text!r} is not valid; it must be a whole number, 1 or more")
+        if not text.isdecimal() or len(text) > len(str(most)) or not 1 <= int(text) <= most:
+            rule = "1 or more" if len(text) <= len(str(most)) else f"{most:,} at most"
+            raise UserError(f"--{name}: {shown(text)} is not valid; it must be a whole number, {rule}")
         return int(text)
 
 
@@ -208,9 +208,9 @@ def _value(leaf: Field, name: str, given: list[str]) -> Any:
 
 def _typed(name: str, text: str) -> Any:
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise UserError(f"--{name}: {text!r} cannot be read as a value") from None
+        return parse_yaml(text)
+    except ValueError:
+        raise UserError(f"--{name}: {shown(text)} cannot be read as a value") from None
 
 
 def help_lines() -> list[str]:

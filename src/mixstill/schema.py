@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import re
 import shlex
 from collections.abc import Mapping
@@ -15,11 +14,15 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import jsonargparse
 import yaml
 
+from mixstill.checks import kind_words
 from mixstill.config import Config
-from mixstill.errors import UserError, one_line, unknown
+from mixstill.errors import UserError, one_line, shown, unknown
 from mixstill.files import write_atomically
+from mixstill.paths import read_regular
+from mixstill.texts import MOST_BYTES, parse_yaml
 
 RawConfig = dict[str, Any]
+_LONGEST = 400  # characters of a number
 
 # What a resumed run may change: it does not touch the mathematics of the run. (device_batch_size does for mi alone: the
 # mutual information is that of the samples of one pass.)
@@ -63,6 +66,12 @@ class Field:
         return any(get_origin(kind) is tuple for kind in (self.type, *get_args(self.type)))
 
     @property
+    def number(self) -> bool:
+        """Whether the field holds a number, or several."""
+        kinds = {kind for outer in (self.type, *get_args(self.type)) for kind in (outer, *get_args(outer))}
+        return bool(kinds & {int, float})
+
+    @property
     def optional(self) -> bool:
         """Whether the field may be null."""
         return type(None) in get_args(self.type)
@@ -98,11 +107,11 @@ def from_dict(raw: Mapping[str, Any]) -> Config:
         if section not in get_type_hints(Config):
             raise unknown("config", section, {*get_type_hints(Config), *fields()})
         if not isinstance(values, Mapping):
-            raise UserError(f"{section}: expected a mapping of fields, got {values!r}")
+            raise UserError(f"{section}: expected a mapping of fields, got {shown(values)}")
         merged[section] = {name: _checked(f"{section}.{name}", value) for name, value in values.items()}
     try:
         namespace = _parser().parse_object(merged)
-    except (jsonargparse.ArgumentError, TypeError) as error:
+    except (jsonargparse.ArgumentError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise UserError(_explain(one_line(error), merged)) from error
     return Config(**vars(_parser().instantiate(namespace)))
 
@@ -124,12 +133,13 @@ def _checked(name: str, value: Any) -> Any:
         raise UserError(f"{name}: a value is needed, got null")
     if leaf.choices and value is not None and value not in leaf.choices:
         raise unknown(name, value, leaf.choices)
-    if isinstance(value, float) and not math.isfinite(value):
-        raise UserError(f"{name}: {value!r} is not valid; it must be finite")
+    members = value if isinstance(value, list | tuple) else (value,)
+    if leaf.number and any(isinstance(member, str) and len(member) > _LONGEST for member in members):
+        raise UserError(f"{name}: {shown(value)} is not valid; it is too long for {kind_words(leaf.type)}")
     if name == "distill.teachers":
         value = _words(name, value) if isinstance(value, str) else value
         if not isinstance(value, list | tuple):
-            raise UserError(f"{name}: expected text or a list of texts, got {value!r}")
+            raise UserError(f"{name}: expected text or a list of texts, got {shown(value)}")
     return value
 
 
@@ -137,7 +147,7 @@ def _words(name: str, text: str) -> list[str]:
     try:
         return shlex.split(text)
     except ValueError as error:
-        raise UserError(f"{name}: {text!r} cannot be split into words: {one_line(error)}") from error
+        raise UserError(f"{name}: {shown(text)} cannot be split into words: {one_line(error)}") from error
 
 
 def _explain(message: str, raw: RawConfig) -> str:
@@ -145,20 +155,11 @@ def _explain(message: str, raw: RawConfig) -> str:
     optional = re.search(r'Parser key "(\w+)\.(\w+)": Does not validate against any of the Union', message)
     if optional is not None:
         section, name = optional.groups()
-        kinds = get_args(fields()[f"{section}.{name}"].type)
-        wanted = " or ".join(_kind(kind) for kind in kinds)
-        return f"{section}.{name}: {raw[section][name]!r} is not valid; it must be {wanted}"
+        wanted = kind_words(fields()[f"{section}.{name}"].type)
+        return f"{section}.{name}: {shown(raw[section][name])} is not valid; it must be {wanted}"
     for old, new in (('Parser key "', ""), ('": ', ": "), ("<class '", ""), ("'>", ""), ("Expected a ", "expected ")):
         message = message.replace(old, new)
     return message.replace(". Got value: ", ", got ")
-
-
-def _kind(kind: Any) -> str:
-    """A type of a field in words."""
-    if get_origin(kind) is tuple:
-        inner = get_args(kind)
-        return "numbers" if Ellipsis in inner else f"{len(inner)} numbers"
-    return {int: "a whole number", float: "a number", str: "text", bool: "true or false"}.get(kind, "none")
 
 
 def to_dict(config: Config) -> RawConfig:
@@ -202,8 +203,8 @@ def differences(old: Config, new: Config) -> list[str]:
 def read_yaml(path: Path) -> RawConfig:
     """The mapping in a YAML file. Raises `UserError` if the file cannot be read or holds no mapping."""
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raw = parse_yaml(read_regular(path, MOST_BYTES))
+    except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read as YAML: {one_line(error)}") from error
     if not isinstance(raw, Mapping):
         raise UserError(f"{path}: expected a mapping of config sections, got {type(raw).__name__}")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mixstill.commands.train import config_of, output_of
 from mixstill.errors import InterruptedRun, UserError
 from mixstill.overrides import CommandLine, parse
+from mixstill.paths import path_of
 
 if TYPE_CHECKING:
     from mixstill.train.processes import Processes
@@ -70,7 +70,7 @@ def _fill(line: CommandLine, processes: Processes) -> dict[str, Any]:
         except InterruptedRun as error:
             raise InterruptedRun(error.signal, f"{error}; give the same command again to go on") from error
         return {
-            "cache": str(Path(folder).expanduser()),
+            "cache": str(path_of(folder, "distill.cache")),
             "teachers": job.teachers.names,
             "steps": job.batches.last,
             "stored": stored,

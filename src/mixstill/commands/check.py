@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 from mixstill.commands.train import config_of, output_of
 from mixstill.errors import UserError, many
 from mixstill.overrides import CommandLine, parse
+from mixstill.paths import path_of
 
 if TYPE_CHECKING:
     from mixstill.distill.teachers import Teacher
@@ -269,7 +270,7 @@ def _disk(job: Job, checkpoint: int, output: Path, report: Report) -> None:
     if answers and root is None:
         lines.append(f"the teachers' answers would take {_bytes(answers)} in a cache (--cache DIR)")
     elif answers and root is not None:
-        about["cache_free"] = free_space(Path(root).expanduser())
+        about["cache_free"] = free_space(path_of(root, "distill.cache"))
         lines.append(
             f"{_bytes(answers)} of teachers' answers in {root!r}, {_bytes(there)} of them already; "
             f"{_bytes(about['cache_free'])} are free there"

@@ -12,6 +12,7 @@ from mixstill import recipes
 from mixstill.config import Config
 from mixstill.errors import UserError
 from mixstill.overrides import parse
+from mixstill.paths import path_of
 from mixstill.unused import refuse_unused
 
 USAGE = """usage: mixstill demo [RECIPE] [--seeds N] [--output DIR] [--FIELD VALUE ...]
@@ -40,7 +41,7 @@ def main(argv: list[str]) -> None:
         raise UserError("demo: takes --seeds N, not one --seed")
     if not config.distill.teachers:
         raise UserError(f"demo: the recipe {recipe!r} has no teachers to compare with; name them by --teachers")
-    output = Path(options.get("output", Path("runs", "demo"))).expanduser()
+    output = path_of(options.get("output", Path("runs", "demo")), "output")
 
     from mixstill.files import write_json
     from mixstill.spread import spread

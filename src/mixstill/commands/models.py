@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, get_args
 
+from mixstill.checks import MOST_CLASSES, MOST_PIXELS
 from mixstill.errors import UserError, unknown
 from mixstill.overrides import CommandLine, parse
 
@@ -51,7 +52,7 @@ def main(argv: list[str]) -> None:
 
 def _models(line: CommandLine) -> None:
     options = line.options
-    num_classes, input_size = line.whole("num-classes"), line.whole("input-size")
+    num_classes, input_size = line.whole("num-classes", MOST_CLASSES), line.whole("input-size", MOST_PIXELS)
     places = options.get("places", "last,last").replace(",", " ").split()
     tokens = options.get("tokens", "spatial+channel")
 

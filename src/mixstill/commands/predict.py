@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from mixstill.checks import MOST_PIXELS
 from mixstill.errors import UserError
 from mixstill.overrides import parse
 
@@ -41,7 +42,7 @@ def main(argv: list[str]) -> None:
 
     source, *images = line.words
     classifier = load_classifier(
-        source, model=options.get("model"), ema="use-ema" in options, input_size=line.whole("input-size")
+        source, model=options.get("model"), ema="use-ema" in options, input_size=line.whole("input-size", MOST_PIXELS)
     )
     facts, device = classifier.facts, pick_device(options.get("device", "auto"))
     model = classifier.model.to(device)

@@ -10,6 +10,7 @@ from typing import Any
 
 from mixstill.errors import RunError, UserError, many, unknown
 from mixstill.overrides import parse
+from mixstill.paths import path_of
 from mixstill.schema import RawConfig
 
 EXPERIMENTS = ("cifar100",)
@@ -53,7 +54,7 @@ def main(argv: list[str]) -> None:
     scale = line.options.get("scale", "full")
     if scale not in CIFAR100.scales:
         raise unknown("--scale", scale, CIFAR100.scales)
-    output = Path(line.options.get("output", Path("runs", f"reproduce-{name}-{scale}"))).expanduser()
+    output = path_of(line.options.get("output", Path("runs", f"reproduce-{name}-{scale}")), "output")
     table = reproduce(
         Plan(CIFAR100, scale, output, line.config),
         chosen(CIFAR100, rows),

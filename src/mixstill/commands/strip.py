@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from pathlib import Path
 
 from mixstill.errors import UserError
 from mixstill.overrides import parse
+from mixstill.paths import path_of
 
 USAGE = """usage: mixstill strip RUN OUT [--model NAME] [--use-ema] [--json]
 
@@ -33,7 +33,7 @@ def main(argv: list[str]) -> None:
 
     source, out = line.words
     classifier = load_classifier(source, model=line.options.get("model"), ema="use-ema" in line.options)
-    stripped = strip(classifier, Path(out).expanduser())
+    stripped = strip(classifier, path_of(out, "strip"))
     if "json" in line.options:
         print(json.dumps(asdict(stripped)))
         return

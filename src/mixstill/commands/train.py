@@ -10,6 +10,7 @@ from typing import Any
 from mixstill.config import Config
 from mixstill.errors import InterruptedRun, UserError
 from mixstill.overrides import CommandLine, help_lines, parse
+from mixstill.paths import path_of
 from mixstill.unused import refuse_unused
 
 DEFAULT_RECIPE = "digits"
@@ -94,7 +95,7 @@ def config_of(line: CommandLine, recipe: str | None) -> Config:
 def output_of(line: CommandLine, recipe: str | None, *, resume: bool = False) -> Path:
     """The directory of a run by these words."""
     if "output" in line.options:
-        return Path(line.options["output"]).expanduser()
+        return path_of(line.options["output"], "output")
     source = _source(line)
     if resume and recipe is None and source is None:
         raise UserError("resume: say which run by --output DIR")
@@ -103,7 +104,7 @@ def output_of(line: CommandLine, recipe: str | None, *, resume: bool = False) ->
 
         if Path(source).name in (WEIGHTS_FILE, EMA_FILE):  # a run's own files are called alike in each
             source = str(Path(source).resolve().parent)
-    path = RUNS / Path(recipe or source or DEFAULT_RECIPE).resolve().stem
+    path = RUNS / path_of(recipe or source or DEFAULT_RECIPE, "recipe").resolve().stem
     size = line.config.get("data", {}).get("input_size")
     if source is None or (recipe is not None and size is None and path.resolve() != Path(source).resolve()):
         return path

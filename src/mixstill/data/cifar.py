@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-import json
+import pickle
 import re
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,8 @@ from torchvision import datasets
 from mixstill.config import DataConfig
 from mixstill.data.images import STATISTICS, Part, Source, decode
 from mixstill.errors import RunError, UserError, one_line
+from mixstill.paths import check_regular
+from mixstill.texts import parse_json
 
 _CIFAR_SIDE = 32
 _CIFAR_CLASSES = {"cifar10": 10, "cifar100": 100}
@@ -24,6 +26,8 @@ _CIFAR_LABEL = {"cifar10": "label", "cifar100": "fine_label"}
 _CIFAR_PICKLES = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}
 _IMAGE_COLUMNS = ("img", "image")
 _PARQUET_FORMATS = ("PNG", "JPEG", "WEBP")  # asking for few is what makes opening 50,000 small images quick
+# What unpickling a file that is none, or of other content than its digest is checked for, may raise.
+_OF_PICKLES = (pickle.UnpicklingError, ValueError, KeyError, EOFError, AttributeError, TypeError)
 _SHARD = re.compile(r"(?:train|test)-(\d+)-of-(\d+)")
 
 
@@ -82,6 +86,7 @@ def _image_column(schema: Any) -> str | None:
 
 def _open_parquet(file: Path) -> Any:
     try:
+        check_regular(file)
         return pq.ParquetFile(file)
     except (pa.ArrowException, OSError) as error:
         raise _unreadable(file, error) from error
@@ -94,7 +99,7 @@ def _unreadable(file: Path, error: BaseException) -> UserError:
 def _class_names(schema: Any, label: str) -> list[str] | None:
     """The class names that the hub's `datasets` leaves in a Parquet file's metadata, if it did."""
     try:
-        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        features = parse_json((schema.metadata or {})[b"huggingface"])["info"]["features"]
         return [str(name) for name in features[label]["names"]]
     except (KeyError, TypeError, ValueError):
         return None
@@ -158,8 +163,10 @@ def _shards(folder: Path, split: Part) -> list[Path]:
 def _cifar_pickles(name: str, root: Path, split: Part, download: bool) -> Source:
     kind = _CIFAR_PICKLES[name]
     try:
+        for file in (root / kind.base_folder).glob("*"):  # torchvision would wait for a pipe
+            check_regular(file)
         data = kind(root, train=split == "train", download=download)
-    except (RuntimeError, OSError) as error:
+    except (RuntimeError, OSError, *_OF_PICKLES) as error:
         if download:
             raise RunError(f"{name} could not be downloaded into {root}: {one_line(error)}") from error
         message = f"data.data_dir: {root / kind.base_folder} is incomplete or corrupt"

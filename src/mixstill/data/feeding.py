@@ -18,7 +18,6 @@ from collections.abc import Iterable, Iterator
 from copy import copy
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -33,6 +32,7 @@ from mixstill.data.cutting import Cutting
 from mixstill.data.images import reason
 from mixstill.data.reading import Block, Loaded
 from mixstill.errors import one_line
+from mixstill.paths import read_regular
 
 _ENDLESS = 2**31  # training samples a worker reads at most: as many as are asked for, the set over again if need be
 _EPOCHS = ("epoch", "epoch_count")  # what timm's readers call their shared epoch number
@@ -136,7 +136,7 @@ def _encoded() -> Any:
 def _opened(image: Any) -> Image.Image:
     """An image as a reader gives it: of Pillow, or the hub's dict of encoded bytes or the path to them."""
     if isinstance(image, dict):
-        return Image.open(io.BytesIO(image["bytes"] or Path(image["path"]).read_bytes()))
+        return Image.open(io.BytesIO(image["bytes"] or read_regular(image["path"])))
     return cast(Image.Image, image)
 
 

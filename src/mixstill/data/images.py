@@ -22,6 +22,7 @@ from torchvision.transforms import functional as pil
 from mixstill.data.split import Corrupt
 from mixstill.errors import UserError, one_line
 from mixstill.normalisation import CIFAR10, CIFAR100, IMAGENET, Channels, Normalisation
+from mixstill.paths import open_regular
 
 Part: TypeAlias = Literal["train", "test"]
 
@@ -117,7 +118,7 @@ def fit(image: Image.Image, size: int, crop_pct: float = 1.0) -> Image.Image:
 def open_image(path: Path, size: int, crop_pct: float = 1.0) -> Tensor:
     """The image in a file as `fit` brings it: uint8 [3, size, size]. Raises `UserError` for one that cannot be read."""
     try:
-        with Image.open(path) as image:
+        with open_regular(path) as file, Image.open(file) as image:
             return torch.from_numpy(np.asarray(fit(image, size, crop_pct)).transpose(2, 0, 1).copy())
     except Exception as error:  # a broken file makes Pillow raise almost anything
         raise UserError(f"image {str(path)!r} cannot be read: {one_line(error)}") from error

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,6 +11,8 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 from torch import Tensor
+
+from mixstill.paths import open_regular, read_regular
 
 
 class Photos(Protocol):
@@ -49,7 +50,7 @@ class Files:
 
     def open(self, index: int) -> tuple[Image.Image, int]:
         """See `Photos`."""
-        return Image.open(io.BytesIO(Path(self.name(index)).read_bytes())), int(self._labels[index])
+        return Image.open(io.BytesIO(read_regular(self.name(index)))), int(self._labels[index])
 
     def name(self, index: int) -> str:
         """The path."""
@@ -80,7 +81,7 @@ class Members:
     def open(self, index: int) -> tuple[Image.Image, int]:
         """See `Photos`."""
         _, start, size = self._stretches[index]
-        with Path(self._path).open("rb") as file:
+        with open_regular(self._path) as file:
             file.seek(start)
             return Image.open(io.BytesIO(file.read(size))), int(self._labels[index])
 

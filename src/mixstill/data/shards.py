@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 from mixstill.config import DataConfig
 from mixstill.data.images import Part
 from mixstill.errors import RunError, UserError, many, nearest, one_line
+from mixstill.paths import check_regular
 
 
 def check_shards(config: DataConfig, part: Part, reader: Any, world: int) -> None:
@@ -26,6 +27,10 @@ def _check_exist(config: DataConfig, part: Part, reader: Any) -> None:
             continue
         shard = Path(reader.root, name)
         if shard.exists():
+            try:
+                check_regular(shard)  # webdataset would wait for a pipe
+            except OSError as error:
+                raise UserError(f"{_field(part)}: {_split(config, part)!r}: {shard}: {error.strerror}") from error
             continue
         near = nearest(shard.name, sorted(path.name for path in shard.parent.glob("*.tar")))
         hint = f"did you mean {near!r}?" if near else "there is none like it"

@@ -17,6 +17,7 @@ from mixstill.data.factory import Listing, check_labels, open_listing
 from mixstill.data.folder import list_folder
 from mixstill.data.images import Part, Source, decode, fit, statistics
 from mixstill.errors import UserError
+from mixstill.paths import path_of
 
 
 def load_source(config: DataConfig, part: Part, size: int | None) -> Source:
@@ -55,7 +56,7 @@ def list_photos(config: DataConfig, part: Part, size: int | None) -> Listing:
 def _root(config: DataConfig) -> Path:
     if config.data_dir is None:
         raise UserError(f"data.data_dir: None is not valid; {config.dataset} lies in a folder: --data-dir DIR")
-    root = Path(config.data_dir).expanduser()
+    root = path_of(config.data_dir, "data.data_dir")
     if not config.download or config.dataset == "folder":
         if not root.is_dir():
             raise UserError(f"data.data_dir: {str(root)!r} is not a folder")

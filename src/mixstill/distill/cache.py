@@ -29,6 +29,8 @@ from torch import nn
 from mixstill.distill.form import Form
 from mixstill.errors import RunError, UserError, one_line
 from mixstill.files import write_json
+from mixstill.paths import read_regular
+from mixstill.texts import parse_object
 
 VERSION = 2  # of the layout
 _CHECKSUM = 4  # bytes
@@ -209,8 +211,8 @@ class Cache:
 
     def _compare(self) -> None:
         try:
-            there = dict(_leaves(json.loads(self._about.read_text(encoding="utf-8"))))
-        except (OSError, ValueError, AttributeError) as error:
+            there = dict(_leaves(parse_object(read_regular(self._about))))
+        except (OSError, ValueError) as error:
             raise UserError(f"distill.cache: {self._about} cannot be read: {one_line(error, 160)}") from error
         here = dict(_leaves(json.loads(json.dumps(self.key))))
         common = {field for field in here.keys() & there.keys() if here[field] == there[field]}

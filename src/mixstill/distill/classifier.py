@@ -14,6 +14,7 @@ from timm.data import ImageNetInfo
 from timm.models import split_model_name_tag
 from torch import nn
 
+from mixstill.checks import MOST_CLASSES, MOST_PIXELS, check_arguments
 from mixstill.config import SMALL, Config
 from mixstill.data.split import Split
 from mixstill.distill.naming import differing
@@ -21,14 +22,16 @@ from mixstill.distill.placement import Placement
 from mixstill.distill.registry import PREFIX
 from mixstill.distill.resizing import student_weights
 from mixstill.distill.student import Student
-from mixstill.errors import UserError, nearest, one_line
+from mixstill.errors import UserError, nearest, one_line, shown
 from mixstill.models import Weights, adapt, load_into, read_weights, write_weights
 from mixstill.models.create import create_backbone, pixels
 from mixstill.models.drop_path import schedule_drop_path
 from mixstill.models.resizing import enlargement, resized
-from mixstill.models.weights import SUFFIXES
+from mixstill.models.weights import SUFFIXES, check_fit
 from mixstill.normalisation import IMAGENET
+from mixstill.paths import check_regular, path_of, read_regular
 from mixstill.schema import from_dict, to_dict, without_removed
+from mixstill.texts import MOST_BYTES, parse_object
 
 WEIGHTS_FILE = "weights.safetensors"
 EMA_FILE = "ema.safetensors"
@@ -51,8 +54,12 @@ class Facts:
             raise ValueError(f"mean {self.mean} and std {self.std} are not three numbers each")
         if not all(value > 0 for value in self.std):
             raise ValueError(f"std {self.std} is not positive")
-        if not all(isinstance(value, int) and value > 0 for value in (self.num_classes, self.input_size)):
-            raise ValueError(f"num_classes {self.num_classes} and input_size {self.input_size} are not whole numbers")
+        for name, value, most in (
+            ("num_classes", self.num_classes, MOST_CLASSES),
+            ("input_size", self.input_size, MOST_PIXELS),
+        ):
+            if not isinstance(value, int) or not 1 <= value <= most:
+                raise ValueError(f"{name} {shown(value)} is not a whole number from 1 to {most}")
         if self.classes is not None and len(self.classes) != self.num_classes:
             raise ValueError(f"{len(self.classes)} class names for {self.num_classes} classes")
 
@@ -154,13 +161,14 @@ def load_classifier(
         UserError: nothing of that name, a file that is damaged, foreign or refused, weights that do not fit, or a size
             that they cannot be resized to.
     """
-    path = Path(source).expanduser()
+    path = path_of(source, "source")
     is_run = path.is_dir() and ((path / "config.yaml").exists() or not (path / "config.json").exists())
     if ema and not is_run:
         raise UserError(f"--use-ema: {source!r} is no run directory, so it keeps no moving average beside its weights")
     if is_run:
         found = _from_file(_weights_of_run(path, ema), model, path.resolve().name, input_size)
     elif path.is_dir():
+        _check_timm_folder(path)
         found = _from_timm(f"local-dir:{path}", input_size)  # as `strip` and timm write it
     elif path.exists() or path.suffix in SUFFIXES:
         found = _from_file(path, model, path.stem, input_size)
@@ -181,6 +189,24 @@ def _architecture(classifier: Classifier) -> str:
     if classifier.config is not None:
         return split_model_name_tag(classifier.config.model.name)[0]
     return str(cast(Any, classifier.model).pretrained_cfg["architecture"])
+
+
+def _check_timm_folder(folder: Path) -> None:
+    """Raises `UserError` for what timm, which opens these files itself, would wait for or choke on."""
+    try:
+        for file in folder.iterdir():
+            if not file.is_dir():
+                check_regular(file)
+        about = parse_object(read_regular(folder / "config.json", MOST_BYTES))
+        if not isinstance(about.get("architecture"), str):
+            raise ValueError("it names no architecture")
+        check_arguments("model_args", about.get("model_args") or {})
+        classes = about.get("num_classes", 1)
+        if not isinstance(classes, int) or not 0 <= classes <= MOST_CLASSES:
+            raise ValueError(f"num_classes {shown(classes)} is not a whole number up to {MOST_CLASSES}")
+    except (OSError, ValueError, AttributeError, UserError) as error:
+        reason = error.strerror if isinstance(error, OSError) else one_line(error)
+        raise UserError(f"source: {str(folder)!r} is no folder of timm's: {reason}") from error
 
 
 def _weights_of_run(run: Path, ema: bool) -> Path:
@@ -211,12 +237,14 @@ def _from_file(path: Path, model: str | None, name: str, input_size: int | None)
 
 def _from_student(path: Path, weights: Weights, name: str, input_size: int | None) -> Classifier:
     try:
-        about = json.loads(weights.metadata[_KEY])
+        about = parse_object(weights.metadata[_KEY])
         config = from_dict(without_removed(about["config"]))
         raw: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in about["facts"].items()}
         facts = Facts(**raw)
     except (AttributeError, KeyError, TypeError, ValueError, UserError) as error:
         raise UserError(f"{path}: its metadata is damaged: {one_line(error)}") from error
+    with torch.device("meta"):  # what fits the file's tensors is no larger than they are
+        check_fit(build_student(_unfetched(config), facts.num_classes), weights.state, str(path))
     student = build_student(_unfetched(config), facts.num_classes)
     load_into(student, weights.state, str(path))
     if input_size is not None and input_size != facts.input_size:

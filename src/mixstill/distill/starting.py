@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from mixstill import recipes
@@ -14,6 +13,7 @@ from mixstill.distill.resizing import student_weights
 from mixstill.distill.student import Student, backbone_of
 from mixstill.errors import UserError
 from mixstill.models.weights import load_into
+from mixstill.paths import path_of
 from mixstill.schema import RawConfig, from_dict, merge, to_dict
 
 RATIO = "mlp_ratio"  # the argument by which a Mixer is enlarged
@@ -101,7 +101,7 @@ def start(student: Student, config: Config, facts: Facts) -> list[str]:
 
 
 def _source(path: str, model: str | None = None) -> Classifier:
-    if not Path(path).expanduser().exists():
+    if not path_of(path, "model.init_from").exists():
         raise UserError(f"model.init_from: there is no {path!r}; name a run directory or a weights file")
     try:
         try:
@@ -117,5 +117,5 @@ def _source(path: str, model: str | None = None) -> Classifier:
 def _absolute(config: Config) -> Config:
     """`config` with the path as it is found from any folder."""
     path = config.model.init_from
-    full = None if path is None else str(Path(path).expanduser().resolve())
+    full = None if path is None else str(path_of(path, "model.init_from").resolve())
     return replace(config, model=replace(config.model, init_from=full))

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from mixstill.errors import RunError, UserError, one_line
 from mixstill.files import write_atomically
+from mixstill.paths import open_regular
 
 State = dict[str, Tensor]
 
@@ -43,7 +44,7 @@ def read_weights(path: Path) -> Weights:
         UserError: No such file, another suffix, damaged or foreign content, more than tensors in it.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             start = file.read(32)
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from error
@@ -139,6 +140,12 @@ def load_into(model: nn.Module, state: State, source: str) -> None:
     Raises:
         UserError: Other keys or shapes than the model's; the model is then left as it was.
     """
+    check_fit(model, state, source)
+    model.load_state_dict(state, strict=False)
+
+
+def check_fit(model: nn.Module, state: State, source: str) -> None:
+    """Raises `UserError` unless `load_into` can load `state`; the model may lie on the meta device."""
     wanted = model.state_dict()
     counters = {key for key in wanted if key.endswith("num_batches_tracked")}
     missing = [key for key in wanted if key not in state and key not in counters]
@@ -153,4 +160,3 @@ def load_into(model: nn.Module, state: State, source: str) -> None:
         faults.append(f"{len(mismatched)} of another shape (first {first!r}: {shapes})")
     if faults:
         raise UserError(f"{source}: does not fit {type(model).__name__}: {', '.join(faults)}")
-    model.load_state_dict(state, strict=False)

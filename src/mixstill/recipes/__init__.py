@@ -12,6 +12,7 @@ from typing import Any
 
 from mixstill.config import Config
 from mixstill.errors import UserError, unknown
+from mixstill.paths import path_of
 from mixstill.schema import RawConfig, from_dict, merge, read_yaml
 
 _FOLDER = Path(__file__).parent
@@ -52,9 +53,9 @@ def _over(raw: RawConfig, overrides: Mapping[str, Any]) -> RawConfig:
 def _path(name: str) -> Path:
     if name in names():
         return _FOLDER / f"{name}.yaml"
-    path = Path(name).expanduser()
+    path = path_of(name, "recipe")
     if path.suffix in (".yaml", ".yml"):
-        if path.is_file():
+        if path.exists():
             return path
         raise UserError(f"recipe: {name!r}: there is no such file")
     raise unknown("recipe", name, names())

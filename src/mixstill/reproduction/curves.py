@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from matplotlib.figure import Figure
 from mixstill.reproduction.plan import Plan
 from mixstill.reproduction.rows import MAIN, Row
 from mixstill.train.evaluate import HEADS
+from mixstill.train.journal import read_lines
 from mixstill.train.run import METRICS_FILE
 
 Curve = dict[int, float]  # epoch, from 1 -> top-1 in percent
@@ -44,9 +44,7 @@ def draw(plan: Plan, seeds: Sequence[int], path: Path) -> None:
 def _curve(plan: Plan, row: Row, seed: int) -> Curve:
     """The evaluations of a run so far."""
     path = plan.place(row, seed) / METRICS_FILE
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
-    whole = [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]  # it may be written to
-    measured = [line for line in whole if "eval" in line]
+    measured = [line for line in read_lines(path) if "eval" in line]  # the last one may be half written
     return {
         line["epoch"] + 1: next(line["eval"][name] for name in HEADS if name in line["eval"])["top1"]
         for line in measured

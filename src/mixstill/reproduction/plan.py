@@ -12,6 +12,7 @@ from mixstill import recipes
 from mixstill.config import Config
 from mixstill.distill.placement import Placement
 from mixstill.errors import UserError, unknown
+from mixstill.paths import path_of
 from mixstill.reproduction.rows import ABLATIONS, MAIN, Experiment, Row, Scale
 from mixstill.schema import FREE_ON_RESUME, RawConfig, merge, to_dict
 
@@ -129,7 +130,7 @@ class Plan:
     def _cache(self, seed: int) -> str | None:
         """Where the teachers' answers to the views of a seed are stored; None where they are not to be."""
         folder = self.overrides.get("distill", {}).get("cache", self.output / "cache")
-        return None if folder is None else str(Path(folder).expanduser().resolve() / f"seed{seed}")
+        return None if folder is None else str(path_of(folder, "distill.cache").resolve() / f"seed{seed}")
 
     def _place_of_teacher(self, name: str) -> Path:
         return self.output / "teachers" / self.scale.teachers[name].recipe

@@ -16,6 +16,7 @@ import torch
 
 from mixstill.config import Config
 from mixstill.errors import InterruptedRun, many
+from mixstill.paths import check_regular, read_regular
 from mixstill.reproduction import clock
 from mixstill.reproduction.plan import Run
 from mixstill.schema import write_yaml
@@ -112,6 +113,8 @@ def _start(run: Run, inherited: Sequence[int]) -> subprocess.Popen[bytes]:
     """A process of its own session, so that a signal from the terminal reaches it once, through this process."""
     run.path.parent.mkdir(parents=True, exist_ok=True)
     write_yaml(run.config, run.path.with_suffix(".yaml"))
+    if _log(run).exists():
+        check_regular(_log(run))
     with _log(run).open("ab") as log:
         return subprocess.Popen(
             command_of(run),
@@ -141,7 +144,7 @@ def _log(run: Run) -> Path:
 
 def _why(run: Run, code: int) -> str:
     """The last words of a run that failed; one that was killed had none, and the log those of an earlier attempt."""
-    lines = _log(run).read_text(encoding="utf-8", errors="replace").splitlines() if code > 0 else []
+    lines = read_regular(_log(run)).decode(errors="replace").splitlines() if code > 0 else []
     return (lines[-1].strip() if lines else "") or f"it ended with {code}"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
@@ -23,7 +24,7 @@ from mixstill.models.create import create_backbone, pixels
 from mixstill.train.answers import Answers
 from mixstill.train.batch import Batches
 from mixstill.train.compiling import choose
-from mixstill.train.device import pick_device
+from mixstill.train.device import host_memory, pick_device
 from mixstill.train.evaluate import Score, evaluate
 from mixstill.train.keys import open_caches
 from mixstill.train.memory import keep_freed_memory
@@ -33,6 +34,8 @@ from mixstill.train.state import State
 from mixstill.train.step import Stepper
 from mixstill.train.tracker import check_tracker
 from mixstill.views import check as check_views
+
+_BYTES, _BYTES_TRAINED = 4, 16  # per parameter: the weight; with its gradient and AdamW's two moments
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,9 +75,22 @@ def check_config(config: Config) -> None:
     check_views(config.views)
     check_tracker(config.train.tracker)
     student = sketch_student(config)
+    check_room(student, config)
     build_optimizer(config.optim, student)
     if config.train.grad_checkpointing:
         checkpoint_gradients(student.backbone, config.model.name)
+
+
+def check_room(student: Student, config: Config) -> None:
+    """Raises `UserError` where the weights, made on the CPU, or their training there, exceed the machine's memory."""
+    there, trained = host_memory(), pick_device(config.train.device).type == "cpu"
+    count = sum(math.prod(parameter.shape) for parameter in student.parameters())
+    needed = count * (_BYTES_TRAINED if trained else _BYTES)
+    if needed > there:
+        raise UserError(
+            f"model: {config.model.name!r} with {config.model.kwargs} has {count:,} parameters and needs "
+            f"{needed / 1e9:,.0f} GB; this machine has {there / 1e9:,.0f} GB"
+        )
 
 
 def build(

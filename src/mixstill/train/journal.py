@@ -10,8 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mixstill.errors import RunError
+from mixstill.errors import RunError, UserError, one_line
 from mixstill.files import write_atomically
+from mixstill.paths import read_regular
+from mixstill.texts import parse_object
 from mixstill.train.processes import ALONE, Processes
 from mixstill.train.tracker import Tracker, scalars
 
@@ -24,7 +26,7 @@ class Journal:
         self.processes = processes
         self.tracker = tracker
         if processes.main:
-            kept = [line for line in _lines(path) if line["step"] <= step] if step else []
+            kept = [line for line in read_lines(path) if line["step"] <= step] if step else []
             write_atomically(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
         self._window: list[tuple[int, dict[str, Tensor]]] = []
 
@@ -61,12 +63,24 @@ class Journal:
             self.tracker.log(scalars(line), line["step"])
 
 
-def _lines(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a metrics file; a last line that a killed run left half-written is dropped."""
-    lines = []
-    for text in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of a metrics file; a last line that a killed run left half-written is dropped.
+
+    Raises `UserError` for a file that cannot be read, and for another line that is no object with a step.
+    """
+    lines: list[dict[str, Any]] = []
+    try:
+        texts = read_regular(path).split(b"\n") if path.exists() else []
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+    for number, text in enumerate(texts, 1):
         try:
-            lines.append(json.loads(text))
-        except json.JSONDecodeError:
-            break
+            line = parse_object(text)
+            if not isinstance(line.get("step"), int):
+                raise ValueError("it has no step")
+        except ValueError as error:
+            if number == len(texts):  # nothing stands behind the last line's end
+                break
+            raise UserError(f"{path}: line {number} is damaged ({one_line(error, 100)}); take it out") from error
+        lines.append(line)
     return lines

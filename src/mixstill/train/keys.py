@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any, cast
 
 from mixstill.config import Config
@@ -16,6 +15,7 @@ from mixstill.distill.form import Form
 from mixstill.distill.student import backbone_of
 from mixstill.distill.teachers import Teacher, Teachers
 from mixstill.errors import UserError
+from mixstill.paths import path_of
 from mixstill.train.batch import Batches
 
 
@@ -29,7 +29,7 @@ def open_caches(config: Config, teachers: Teachers, batches: Batches, facts: Fac
     """
     if config.distill.cache is None or not len(teachers.members):
         return []
-    root, form = Path(config.distill.cache).expanduser(), form_of(config, facts.num_classes)
+    root, form = path_of(config.distill.cache, "distill.cache"), form_of(config, facts.num_classes)
     data = batches.data
     shared = {
         "student": {"input_size": facts.input_size, "mean": facts.mean, "std": facts.std},

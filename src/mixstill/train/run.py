@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from mixstill.config import Config
 from mixstill.distill.classifier import EMA_FILE, WEIGHTS_FILE, save_student
 from mixstill.distill.sizes import count_parameters
 from mixstill.errors import RunError, UserError, one_line
 from mixstill.files import write_json
+from mixstill.paths import path_of, read_regular
 from mixstill.schema import differences, from_dict, read_yaml, to_dict, write_yaml
+from mixstill.texts import parse_object
 from mixstill.train.build import build
 from mixstill.train.device import machine, threads
 from mixstill.train.evaluate import main_head, plain
@@ -46,12 +47,12 @@ def saved_summary(path: Path) -> dict[str, Any] | None:
     if not file.exists():
         return None
     try:
-        summary = json.loads(file.read_text(encoding="utf-8"))
+        summary = parse_object(read_regular(file))
         if not {"complete", "top1", "top5", "loss"} <= summary.keys():
             raise ValueError("it is no summary of a run")
-    except (ValueError, AttributeError) as error:
+    except (OSError, ValueError) as error:
         raise UserError(f"{file}: cannot be read: {one_line(error)}") from error
-    return cast(dict[str, Any], summary)
+    return summary
 
 
 def complete_summary(path: Path) -> dict[str, Any] | None:
@@ -104,7 +105,7 @@ def train(
 def _located(config: Config) -> Config:
     """`config` with the cache as it is found from any folder."""
     path = config.distill.cache
-    full = None if path is None else str(Path(path).expanduser().resolve())
+    full = None if path is None else str(path_of(path, "distill.cache").resolve())
     return replace(config, distill=replace(config.distill, cache=full))
 
 

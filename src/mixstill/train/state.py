@@ -17,6 +17,7 @@ from mixstill.distill.mutual_information import MutualInformation
 from mixstill.distill.student import Student
 from mixstill.errors import UserError, one_line
 from mixstill.files import write_atomically
+from mixstill.paths import check_regular
 from mixstill.train.optim import build_optimizer
 
 _BEFORE = 2**32 - 1  # the epoch of what is drawn before the first one
@@ -81,6 +82,7 @@ class State:
     def restore(self, path: Path) -> None:
         """Go back to the checkpoint. Raises `UserError` if the file is damaged or not of this run's config."""
         try:
+            check_regular(path)
             with warnings.catch_warnings(action="ignore"):  # torch warns of pickles that are not its own
                 saved = torch.load(path, map_location="cpu", weights_only=True)
             for name, part in self.parts().items():

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from mixstill.files import write_atomically
+from mixstill.paths import read_regular
 
 PROJECT = "mixstill"
 _PLACES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
@@ -48,7 +49,7 @@ class Tool:
         folder.mkdir(parents=True, exist_ok=True)
         file = folder / "id"
         resumed = file.exists()
-        id_ = file.read_text(encoding="utf-8") if resumed else uuid.uuid4().hex[:8]
+        id_ = read_regular(file).decode() if resumed else uuid.uuid4().hex[:8]
         self._own_state = _take_state()
         place = Place(folder, run.name, id_, resumed, step, plain(config))
         self._adapter = _ADAPTERS[self.name](place)

@@ -6,7 +6,6 @@ What was stepped is thrown away, and nothing is written.
 from __future__ import annotations
 
 import math
-import os
 import resource
 import shutil
 import sys
@@ -29,6 +28,7 @@ from mixstill.errors import RunError, UserError
 from mixstill.train.answers import Answers
 from mixstill.train.batch import Part
 from mixstill.train.build import Job
+from mixstill.train.device import host_memory
 from mixstill.train.keys import form_of
 from mixstill.train.optim import learning_rate
 
@@ -252,8 +252,7 @@ def peak_memory(device: torch.device) -> tuple[int, int]:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device), torch.cuda.get_device_properties(device).total_memory
     unit = 1 if sys.platform == "darwin" else 1024
-    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit, there
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit, host_memory()
 
 
 def _now(job: Job) -> float:
