@@ -415,3 +415,25 @@ def test_classifiers_of_every_source_are_read_at_another_resolution(tmp_path):
         torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
         own = load_classifier(source, input_size=size, **about)
         assert own.config == load_classifier(source, **about).config
+
+
+@pytest.mark.parametrize("field", ["num_classes", "input_size"])
+@pytest.mark.parametrize("value", [10**12, 2**63, 10**9, 0, -1, 1.5, "x", None])
+def test_absurd_sizes_in_a_files_metadata_build_nothing(teachers, tmp_path, field, value) -> None:
+    weights = read_weights(Path(teachers["small"]))
+    about = json.loads(weights.metadata["mixstill"])
+    about["facts"] |= {field: value, "classes": None}
+    path = tmp_path / "odd.safetensors"
+    write_weights(path, weights.state, {"mixstill": json.dumps(about)})
+    with pytest.raises(UserError, match=f"odd.safetensors: its metadata is damaged: {field} "):
+        load_classifier(str(path))
+
+
+def test_a_stored_config_of_a_giant_allocates_nothing(teachers, tmp_path) -> None:
+    weights = read_weights(Path(teachers["small"]))
+    about = json.loads(weights.metadata["mixstill"])
+    about["config"]["model"]["kwargs"] = {"width": 200_000}
+    path = tmp_path / "giant.safetensors"
+    write_weights(path, weights.state, {"mixstill": json.dumps(about)})
+    with pytest.raises(UserError, match="giant.safetensors: does not fit"):
+        load_classifier(str(path))

@@ -506,6 +506,20 @@ def _damage_photos(draw: random.Random, photos: Path, folder: Path) -> None:
         part.symlink_to(trap)
 
 
+def made_cache(draw: random.Random, world: World, folder: Path) -> list[str]:
+    """A folder of teachers' answers with something amiss, replayed from."""
+    cache = copied(world.cache, folder / "cache")
+    path = draw.choice(sorted(path for path in cache.rglob("*") if path.is_file()))
+    if path.name == "cache.json" and draw.random() < 0.6:
+        odd = ("3", "[]", "null", "{}", '{"format": NaN}', '{"a": ' * 50_000, "9" * 5000, '"x"', '{"teacher": 3}')
+        path.write_text(draw.choice(odd))
+    else:
+        _damage(draw, path, folder)
+    words = ["--teachers", f"{world.run}@last", "--cache", str(cache), "--json", "--output", str(folder / "out")]
+    command, *own = draw.choice((["train", "--quiet"], ["cache", "--quiet"], ["check", "--steps", "1"]))
+    return [command, str(world.recipe), *own, *words]
+
+
 def made_folder(draw: random.Random, world: World, folder: Path) -> list[str]:
     """A folder of photos with something amiss, trained on."""
     photos = copied(world.photos, folder / "photos")
@@ -537,6 +551,7 @@ KINDS: dict[str, Make] = {
     "images": made_image,
     "runs": made_run,
     "folders": made_folder,
+    "caches": made_cache,
 }
 
 

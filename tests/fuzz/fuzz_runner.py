@@ -2,7 +2,9 @@
 
 import io
 import json
+import logging
 import os
+import re
 import signal
 import sys
 import tempfile
@@ -65,7 +67,7 @@ class Watch:
         if not isinstance(path, str | bytes | os.PathLike):
             return
         text = os.path.abspath(os.fsdecode(path))  # noqa: PTH100 (a NUL must not stop it)
-        if not text.startswith((f"{self.folder}/", "/dev/", "/proc/")) and "__pycache__" not in text:
+        if not f"{text}/".startswith((f"{self.folder}/", "/dev/", "/proc/")) and "__pycache__" not in text:
             self.seen.append(f"{event} {text}")
 
 
@@ -114,6 +116,27 @@ def at_home_in(folder: Path) -> Iterator[None]:
         tempfile.tempdir = temporary
 
 
+class Log(logging.Handler):
+    """The remarks of libraries that a terminal would show."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.told: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.told.append(record.getMessage())
+
+
+@contextmanager
+def heard(log: Log) -> Iterator[None]:
+    """`log` gets what all loggers tell."""
+    logging.getLogger().addHandler(log)
+    try:
+        yield
+    finally:
+        logging.getLogger().removeHandler(log)
+
+
 def run_case(seed: int, number: int, world: World, folder: Path) -> Outcome:
     """Make and run a case in an empty folder."""
     kind, draw = draws(seed, number)
@@ -122,7 +145,8 @@ def run_case(seed: int, number: int, world: World, folder: Path) -> Outcome:
     streams = [io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True) for _ in range(2)]
     usual = sys.stdout, sys.stderr
     began = time.monotonic()
-    with at_home_in(folder), watched(folder) as watch, warnings.catch_warnings(record=True) as caught:
+    log = Log()
+    with at_home_in(folder), watched(folder) as watch, warnings.catch_warnings(record=True) as caught, heard(log):
         warnings.simplefilter("default")
         sys.stdout, sys.stderr = streams
         try:
@@ -135,7 +159,7 @@ def run_case(seed: int, number: int, world: World, folder: Path) -> Outcome:
             sys.stdout, sys.stderr = usual
     outcome.seconds = time.monotonic() - began
     out, outcome.err = (stream.buffer.getvalue().decode(errors="replace") for stream in streams)
-    outcome.fault = outcome.fault or _fault(outcome, out, [str(each.message) for each in caught])
+    outcome.fault = outcome.fault or _fault(outcome, out, [str(each.message) for each in caught] + log.told)
     if watch.seen:
         outcome.fault = outcome.fault or f"written outside: {watch.seen[:3]}"
     if world.files() != whole:
@@ -170,6 +194,11 @@ def _json_fault(out: str) -> str:
     return ""
 
 
+def _plain(text: str) -> str:
+    """What was said, without the paths and numbers that differ from case to case."""
+    return re.sub(r"\d+", "N", re.sub(r"/[^\s':]+", "PATH", text))[:160].strip()
+
+
 def summary(outcomes: list[Outcome]) -> dict[str, Any]:
     """The counts over all cases, the slowest and those with a fault."""
     slowest = sorted(outcomes, key=lambda outcome: -outcome.seconds)[:5]
@@ -181,5 +210,6 @@ def summary(outcomes: list[Outcome]) -> dict[str, Any]:
         "slowest": [
             {"case": o.number, "kind": o.kind, "seconds": round(o.seconds, 2), "exit": o.code} for o in slowest
         ],
+        "failed_runs": dict(Counter(_plain(o.err) for o in outcomes if o.code == 1)),
         "failures": [{"case": o.number, "kind": o.kind, "fault": o.fault} for o in outcomes if o.fault],
     }

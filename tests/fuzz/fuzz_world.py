@@ -42,6 +42,11 @@ class World:
         return self.root / "run"
 
     @property
+    def cache(self) -> Path:
+        """The run's answers as a teacher to the first step of another one's views."""
+        return self.root / "cache"
+
+    @property
     def pickled(self) -> Path:
         """Its weights as a PyTorch file."""
         return self.root / "weights.pt"
@@ -72,6 +77,8 @@ def build_world(root: Path) -> World:
     world, config = World(root), from_dict(TINY)
     write_yaml(config, world.recipe)
     train(config, world.run, quiet=True)
+    taught = {"distill": {"teachers": [f"{world.run}@last"], "cache": str(world.cache)}}
+    train(from_dict(TINY | taught), root / "taught", quiet=True)
     classifier = load_classifier(str(world.run))
     strip(classifier, world.folder)
     torch.save({"state_dict": classifier.model.state_dict(), "arch": "mixer_digits"}, world.pickled)

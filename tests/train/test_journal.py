@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from mixstill.errors import RunError
+from mixstill.errors import RunError, UserError
 from mixstill.train.journal import Journal
 
 
@@ -52,6 +52,18 @@ def test_a_half_written_last_line_is_dropped(tmp_path, half) -> None:
     assert lines(path)[0] == {"step": 1}
     assert lines(path)[-1] == {"step": 6}
     assert len(lines(path)) == 2 + ("\n" in half)
+
+
+@pytest.mark.parametrize(
+    "line", ["3", "[]", "null", "{}", '{"step": "x"}', '{"step": NaN}', "[" * 100_000, "9" * 5000, "\0", "{"]
+)
+def test_a_damaged_line_before_the_last_is_told_and_nothing_is_dropped(tmp_path, line) -> None:
+    path = tmp_path / "metrics.jsonl"
+    content = f'{{"step": 1}}\n{line}\n{{"step": 2}}\n'
+    path.write_text(content)
+    with pytest.raises(UserError, match=r"metrics.jsonl: line 2 is damaged \(.*\); take it out"):
+        Journal(path, step=2)
+    assert path.read_text() == content
 
 
 def test_a_run_from_the_start_begins_a_new_file(tmp_path) -> None:

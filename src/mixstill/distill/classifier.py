@@ -197,6 +197,8 @@ def _check_timm_folder(folder: Path) -> None:
         for file in folder.iterdir():
             if not file.is_dir():
                 check_regular(file)
+        if not any(file.suffix in SUFFIXES for file in folder.iterdir()):
+            raise ValueError("it holds no weights, such as model.safetensors")
         about = parse_object(read_regular(folder / "config.json", MOST_BYTES))
         if not isinstance(about.get("architecture"), str):
             raise ValueError("it names no architecture")
