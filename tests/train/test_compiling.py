@@ -337,7 +337,7 @@ def counted_step(built) -> Counted:
 def test_a_step_waits_for_no_number_of_the_device(build, teachers, monkeypatch) -> None:
     """From the views on: what is drawn on the host before has its own test, with CUDA's own alarm."""
     options = {"distill.teachers": taught(teachers), "optim.clip_grad": 1.0, "data.samples_per_class": 6}
-    monkeypatch.setattr("mixstill.rng.seed_torch", lambda *_: None)
+    monkeypatch.setattr("mixstill.rng.model_seed", lambda *_: 0)
     monkeypatch.setattr("mixstill.train.step.place_paths", lambda *_: None)
     monkeypatch.setattr("mixstill.train.step.derangement_shift", lambda *_: 3)
     options |= {name: FULL[name] for name in ("train.ema_decay", "mi.weight", "mi.width", "model.drop_path")}

@@ -13,6 +13,7 @@ import torch
 from timm.data import ImageNetInfo
 from torch import nn
 
+from mixstill import rng
 from mixstill.config import SMALL, Config
 from mixstill.data.split import Split
 from mixstill.distill.placement import Placement
@@ -92,7 +93,11 @@ def build_student(config: Config, num_classes: int) -> Student:
         raise UserError(f"model.name: {config.model.name!r} has modules already; name the backbone, {plain!r}")
     if "drop_path_rate" in config.model.kwargs:
         raise UserError("model.kwargs: drop_path_rate is not taken here; give it as model.drop_path")
-    torch.manual_seed(config.train.seed & 0x7FFFFFFFFFFFFFFF)
+    with rng.borrowed(config.train.seed & 0x7FFFFFFFFFFFFFFF):
+        return _drawn(config, num_classes)
+
+
+def _drawn(config: Config, num_classes: int) -> Student:
     backbone = create_backbone(
         config.model.name,
         num_classes,
@@ -142,6 +147,7 @@ def save_student(path: Path, student: nn.Module, config: Config, facts: Facts) -
     write_weights(path, student.state_dict(), {_KEY: json.dumps(about)})
 
 
+@rng.borrowed()
 def load_classifier(
     source: str, *, model: str | None = None, ema: bool = False, input_size: int | None = None
 ) -> Classifier:

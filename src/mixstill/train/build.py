@@ -9,6 +9,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
+from mixstill import rng
 from mixstill.config import CompileMode, Config
 from mixstill.data import load_splits
 from mixstill.data.loading import SplitName
@@ -166,6 +167,7 @@ def checkpoint_gradients(backbone: nn.Module, name: str) -> None:
         raise UserError(f"train.grad_checkpointing: {name!r} does not support it") from error
 
 
+@rng.borrowed()
 def student_pixels(config: Config) -> int:
     """Pixels per side of what the student sees."""
     if config.data.input_size is not None:

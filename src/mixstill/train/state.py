@@ -41,10 +41,10 @@ class State:
         decay = config.train.ema_decay
         information = statistics_optimizer = None
         if config.mi.weight > 0 and student.token_shapes:
-            rng.seed_torch(config.train.seed, _BEFORE, 0)  # building the teachers has left the generator anywhere
-            information = MutualInformation(
-                list(student.token_shapes.values()), width=config.mi.width, ema_rate=config.mi.ema_rate
-            ).to(device)
+            with rng.borrowed(rng.model_seed(config.train.seed, _BEFORE, 0)):
+                information = MutualInformation(
+                    list(student.token_shapes.values()), width=config.mi.width, ema_rate=config.mi.ema_rate
+                ).to(device)
             if config.mi.every == "step":
                 statistics_optimizer = torch.optim.Adam(information.parameters(), lr=config.mi.lr, fused=True)
         return cls(
