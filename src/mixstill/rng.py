@@ -10,7 +10,7 @@ Shapes: B ids, D draws.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from enum import IntEnum
 from threading import RLock
@@ -102,6 +102,11 @@ def model_seed(seed: int, epoch: int, step: int) -> int:
     return int((high << 31 | low >> 1) & 0x7FFFFFFFFFFFFFFF)
 
 
+def _of_cuda() -> Iterable[torch.Generator]:
+    """Those of all GPUs, once there are any: CUDA is not begun for their sake."""
+    return torch.cuda.default_generators if torch.cuda.is_initialized() else ()  # type: ignore[no-untyped-call]
+
+
 @contextmanager
 def borrowed(seed: int | None = None) -> Iterator[None]:
     """The global generators of torch, numpy and Python, seeded by `seed` in [0, 2**63) where one is given.
@@ -110,7 +115,7 @@ def borrowed(seed: int | None = None) -> Iterator[None]:
     back as they were. Also a decorator.
     """
     with _LENT:
-        ours = [torch.default_generator, *(torch.cuda.default_generators if torch.cuda.is_initialized() else ())]
+        ours = [torch.default_generator, *_of_cuda()]
         before = [generator.get_state() for generator in ours], np.random.get_state(), random.getstate()
         try:
             if seed is not None:

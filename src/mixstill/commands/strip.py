@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 
 from mixstill.errors import UserError
+from mixstill.files import to_json
 from mixstill.overrides import parse
 
 USAGE = """usage: mixstill strip RUN OUT [--model NAME] [--use-ema] [--json]
@@ -35,7 +35,7 @@ def main(argv: list[str]) -> None:
     classifier = load_classifier(source, model=line.options.get("model"), ema="use-ema" in line.options)
     stripped = strip(classifier, Path(out).expanduser())
     if "json" in line.options:
-        print(json.dumps(asdict(stripped)))
+        print(to_json(asdict(stripped)))
         return
     print(f"{stripped.path}: {stripped.architecture}, {stripped.params:,} of the student's {stripped.student_params:,}")
     print(stripped.load)

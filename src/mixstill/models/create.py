@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
@@ -11,6 +10,7 @@ import torch
 from torch import nn
 
 from mixstill.errors import UserError, one_line, unknown
+from mixstill.quiet import only_errors
 
 
 def create_backbone(
@@ -57,19 +57,15 @@ def create_backbone(
 def _create(name: str, pretrained: bool, arguments: dict[str, Any], input_size: int | None) -> nn.Module:
     # timm builds its models of a fixed size for the one in their pretrained_cfg
     overlay = None if input_size is None else {"input_size": (3, input_size, input_size)}
-    hub = logging.getLogger("huggingface_hub")
-    level = hub.level
-    hub.setLevel(logging.ERROR)  # it warns of each of its retries; the error below says it once
     try:
-        return timm.create_model(name, pretrained=pretrained, pretrained_cfg_overlay=overlay, **arguments)
+        with only_errors("huggingface_hub"):  # it warns of each of its retries; the error below says it once
+            return timm.create_model(name, pretrained=pretrained, pretrained_cfg_overlay=overlay, **arguments)
     except UserError:  # of mixstill's own backbones
         raise
     except Exception as error:  # a user's arguments and the hub's client fail in many ways
         if (pretrained or ":" in name) and isinstance(error, OSError | RuntimeError):
             raise UserError(f"model: the weights of {name!r} cannot be fetched: {one_line(error, 160)}") from error
         raise UserError(f"model: {name!r} cannot be built with {arguments}: {one_line(error)}") from error
-    finally:
-        hub.setLevel(level)
 
 
 def _check_patch(name: str, size: int, patch: int) -> None:

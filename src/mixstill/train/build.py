@@ -27,7 +27,6 @@ from mixstill.train.compiling import choose
 from mixstill.train.device import pick_device
 from mixstill.train.evaluate import Score, evaluate
 from mixstill.train.keys import open_caches
-from mixstill.train.memory import keep_freed_memory
 from mixstill.train.optim import build_optimizer
 from mixstill.train.processes import ALONE, Processes
 from mixstill.train.state import State
@@ -55,7 +54,7 @@ class Job:
     started: Sequence[str] = ()
 
     def score(self, model: nn.Module, split: SplitName) -> dict[str, Score]:
-        """The score of every head of `model` on one of the splits."""
+        """The score of every head of `model` on one of the splits; raises as `evaluate`."""
         return evaluate(
             model,
             self.splits[split],
@@ -65,6 +64,7 @@ class Job:
             batch_size=self.config.train.eval_batch_size,
             amp=self.config.train.amp,
             processes=self.stepper.processes,
+            place=f"step {self.state.step}, {split}",
         )
 
 
@@ -89,8 +89,6 @@ def build(
     """
     check_config(config)
     device, size = pick_device(config.train.device), student_pixels(config)
-    if device.type == "cpu":
-        keep_freed_memory()
     measured: list[SplitName] = ["val", "test"] if config.data.val_fraction else ["test"]
     splits = load_splits(config.data, ["train", *measured], device, size, views=config.views, seed=config.train.seed)
     data = splits["train"]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mixstill.errors import RunError
-from mixstill.files import write_atomically
+from mixstill.files import to_json, write_atomically
 from mixstill.train.processes import ALONE, Processes
 from mixstill.train.tracker import Tracker, scalars
 
@@ -25,7 +25,7 @@ class Journal:
         self.tracker = tracker
         if processes.main:
             kept = [line for line in _lines(path) if line["step"] <= step] if step else []
-            write_atomically(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
+            write_atomically(path, "".join(to_json(line) + "\n" for line in kept).encode())
         self._window: list[tuple[int, dict[str, Tensor]]] = []
 
     def add(self, step: int, terms: dict[str, Tensor]) -> None:
@@ -56,7 +56,7 @@ class Journal:
         if not self.processes.main:
             return
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+            file.write(to_json(line) + "\n")
         if self.tracker is not None:
             self.tracker.log(scalars(line), line["step"])
 

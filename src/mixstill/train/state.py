@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from mixstill.distill.mutual_information import MutualInformation
 from mixstill.distill.student import Student
 from mixstill.errors import UserError, one_line
 from mixstill.files import write_atomically
+from mixstill.quiet import no_warnings
 from mixstill.train.optim import build_optimizer
 
 _BEFORE = 2**32 - 1  # the epoch of what is drawn before the first one
@@ -81,7 +81,7 @@ class State:
     def restore(self, path: Path) -> None:
         """Go back to the checkpoint. Raises `UserError` if the file is damaged or not of this run's config."""
         try:
-            with warnings.catch_warnings(action="ignore"):  # torch warns of pickles that are not its own
+            with no_warnings():  # torch warns of pickles that are not its own
                 saved = torch.load(path, map_location="cpu", weights_only=True)
             for name, part in self.parts().items():
                 part.load_state_dict(saved[name])
