@@ -1,4 +1,4 @@
-"""What is set for a whole process while something runs, by however many threads at once: the last to leave puts it back.
+"""What is set for a whole process while something runs, in any number of threads: the last to leave puts it back.
 
 `warnings.catch_warnings` and the level of a logger are saved and put back: where two threads are in such a context at
 once, the one that leaves last would put back what the other had set.
@@ -21,7 +21,7 @@ _open: dict[tuple[Any, ...], tuple[AbstractContextManager[Any], int]] = {}  # wh
 
 
 @contextmanager
-def _shared(make: Make, *args: str) -> Iterator[None]:
+def _shared(make: Make, *args: str | int) -> Iterator[None]:
     """Within `make(*args)`, which the first to come enters and the last to go leaves."""
     key = (make, *args)
     with _CHANGING:
@@ -46,9 +46,9 @@ def no_warnings() -> AbstractContextManager[None]:
     return _shared(_unwarned)
 
 
-def only_errors(logger: str) -> AbstractContextManager[None]:
-    """The logger of this name tells of errors alone."""
-    return _shared(_levelled, logger)
+def only_errors(logger: str, least: int = logging.ERROR) -> AbstractContextManager[None]:
+    """The logger of this name tells of errors alone, or of what is `least` as grave."""
+    return _shared(_levelled, logger, least)
 
 
 def environment(name: str, value: str) -> AbstractContextManager[None]:
@@ -61,10 +61,10 @@ def _unwarned() -> AbstractContextManager[Any]:
 
 
 @contextmanager
-def _levelled(logger: str) -> Iterator[None]:
+def _levelled(logger: str, least: int) -> Iterator[None]:
     log = logging.getLogger(logger)
     before = log.level
-    log.setLevel(logging.ERROR)
+    log.setLevel(least)
     try:
         yield
     finally:

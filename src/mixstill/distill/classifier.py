@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -34,6 +33,7 @@ from mixstill.schema import from_dict, to_dict, without_removed
 WEIGHTS_FILE = "weights.safetensors"
 EMA_FILE = "ema.safetensors"
 _KEY = "mixstill"  # of the safetensors metadata
+_LARGEST, _LEAST_STD = 1000, 1e-6  # of a mean or deviation of images in [0, 1]
 _MOST = {"num_classes": 10**6, "input_size": 2**14}
 
 
@@ -50,9 +50,11 @@ class Facts:
     def __post_init__(self) -> None:
         for name, values in (("mean", self.mean), ("std", self.std)):
             if not isinstance(values, tuple) or len(values) != 3 or not all(map(_is_number, values)):
-                raise ValueError(f"{name} {values!r} is not three finite numbers")
-        if not all(value > 0 for value in self.std):
-            raise ValueError(f"std {self.std} is not positive")
+                raise ValueError(
+                    f"{name} {one_line(ValueError(repr(values)), 80)} is not three numbers of {_LARGEST} at most"
+                )
+        if not all(value >= _LEAST_STD for value in self.std):
+            raise ValueError(f"std {self.std} is not positive, {_LEAST_STD} or more")
         for name, count in (("num_classes", self.num_classes), ("input_size", self.input_size)):
             if type(count) is not int or not 1 <= count <= _MOST[name]:
                 raise ValueError(f"{name} {count!r} is not a whole number from 1 to {_MOST[name]}")
@@ -95,8 +97,8 @@ class Classifier:
 
 
 def _is_number(value: object) -> bool:
-    """Whether it is a finite number, and not True or False."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    """Whether it is a finite number of a size that means and deviations have, and not True or False."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _LARGEST
 
 
 def _crop_pct(cfg: Mapping[str, Any]) -> float:

@@ -5,6 +5,7 @@ What the user's environment says (WANDB_MODE, MLFLOW_TRACKING_URI, TRACKIO_DIR, 
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import uuid
@@ -134,7 +135,7 @@ def _mlflow(place: Place) -> Any:
     from accelerate.tracking import MLflowTracker
 
     for name in ("alembic", "mlflow"):  # they tell of each table they make; errors reach us as such
-        place.held.enter_context(only_errors(name))
+        place.held.enter_context(only_errors(name, logging.CRITICAL))
     artifacts = None
     if "MLFLOW_TRACKING_URI" not in os.environ:
         mlflow.set_tracking_uri(f"sqlite:///{place.folder / 'mlflow.db'}")
