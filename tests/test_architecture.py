@@ -13,7 +13,8 @@ FILES = sorted(SOURCE.rglob("*.py"))
 
 # Units (a module or package right under mixstill) from the ground up; those of one floor do not know each other.
 FLOORS = [
-    {"errors", "files", "markdown", "normalisation", "spread", "version"},
+    {"errors", "markdown", "normalisation", "quiet", "spread", "version"},
+    {"files"},
     {"checks", "paths", "rng", "texts"},
     {"config"},
     {"schema"},

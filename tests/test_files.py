@@ -2,10 +2,13 @@
 
 import json
 import os
+from pathlib import Path
 
 import pytest
 
-from mixstill.files import write_atomically, write_json
+from mixstill import files
+from mixstill.errors import RunError
+from mixstill.files import to_json, write_atomically, write_json
 
 
 def test_the_content_replaces_what_was_there_and_leaves_nothing_beside_it(tmp_path) -> None:
@@ -47,3 +50,23 @@ def test_json_is_written_whole(tmp_path) -> None:
     with pytest.raises(TypeError):
         write_json(tmp_path / "a.json", {"top1": object()})
     assert json.loads((tmp_path / "a.json").read_text()) == {"top1": 12.5}
+
+
+def test_json_has_no_number_that_is_not_finite(tmp_path) -> None:
+    value = {"a": [1.5, {"b": float("nan")}], "c": float("inf")}
+    for write in (to_json, lambda value: write_json(tmp_path / "a.json", value)):
+        with pytest.raises(RunError, match=r"^a\.1\.b: nan is not finite, and so no answer$"):
+            write(value)
+    assert [*tmp_path.iterdir()] == []
+    with pytest.raises(RunError, match=r"^output: -inf is not finite"):
+        to_json(-float("inf"))
+    assert json.loads(to_json(found := {"a": [1, None, True, "é", {"b": 1.5}], "c": (1e300,)})) == found | {
+        "c": [1e300]
+    }
+
+
+def test_everything_that_leaves_as_json_goes_through_it() -> None:
+    kept = {"distill/cache.py", "data/fingerprint.py", "files.py"}  # what is digested or compared, and the function
+    source = Path(files.__file__).parent
+    found = {file.relative_to(source).as_posix() for file in source.rglob("*.py") if "json.dump" in file.read_text()}
+    assert found - kept == {"commands/reproduce.py"}  # words of a command

@@ -1,7 +1,9 @@
 """Counter-based randomness: the published vectors, an oracle in Python integers, distributions, and what it ignores."""
 
 import random
+from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 import torch
 from scipy import stats
@@ -140,13 +142,47 @@ def test_permutations_of_four_are_equally_likely():
     assert stats.chisquare(counts.numpy()).pvalue > 1e-3
 
 
-def test_seeding_torch_forgets_what_came_before():
-    rng.seed_torch(1, 2, 3)
-    first = torch.rand(4)
-    rng.seed_torch(1, 2, 4)
-    assert not torch.equal(first, torch.rand(4))
-    rng.seed_torch(1, 2, 3)
-    assert torch.equal(first, torch.rand(4))
+def drawn(seed=None):
+    with rng.borrowed(seed):
+        return [*torch.rand(2).tolist(), *np.random.rand(2), random.random()]
+
+
+def test_borrowed_generators_hold_no_history_and_are_put_back_as_they_were():
+    before = torch.get_rng_state(), np.random.get_state()[1], random.getstate()
+    first = drawn(rng.model_seed(1, 2, 3))
+    assert len(set(first)) == 5
+    assert all(one != other for one, other in zip(first, drawn(rng.model_seed(1, 2, 4)), strict=True))
+    assert drawn(rng.model_seed(1, 2, 3)) == first
+    assert drawn() == drawn()
+    with pytest.raises(KeyError), rng.borrowed(5):
+        raise KeyError
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert np.array_equal(np.random.get_state()[1], before[1])
+    assert random.getstate() == before[2]
+
+
+def test_borrowed_within_borrowed_goes_on_where_it_was():
+    with rng.borrowed(7):
+        straight = torch.rand(2).tolist()
+    with rng.borrowed(7):
+        found = [torch.rand(1).item()]
+        drawn(8)
+        assert [*found, torch.rand(1).item()] == straight
+
+
+@pytest.mark.parametrize("seed", [0, 2**63 - 1])
+def test_the_seed_is_torchs_own(seed):
+    with rng.borrowed(seed):
+        found = torch.rand(3)
+    with rng.borrowed():
+        torch.manual_seed(seed)
+        assert torch.equal(found, torch.rand(3))
+
+
+def test_one_thread_at_a_time_has_them():
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda turn: drawn(turn % 3), range(60)))
+    assert found == [drawn(turn % 3) for turn in range(60)]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+from mixstill.errors import RunError
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -27,5 +31,25 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as indented JSON, atomically."""
-    write_atomically(path, (json.dumps(value, indent=2) + "\n").encode())
+    """Write `value` as indented JSON, atomically. Raises as `to_json`."""
+    write_atomically(path, (to_json(value, indent=2) + "\n").encode())
+
+
+def to_json(value: Any, indent: int | None = None) -> str:
+    """`value` as JSON, which has no NaN and no Infinity. Raises `RunError` naming the first such number."""
+    try:
+        return json.dumps(value, indent=indent, allow_nan=False)
+    except ValueError as error:
+        for name, number in _numbers(value):
+            if not math.isfinite(number):
+                raise RunError(f"{name or 'output'}: {number} is not finite, and so no answer") from error
+        raise
+
+
+def _numbers(value: Any, name: str = "") -> Iterator[tuple[str, float]]:
+    """Dotted name and value of each float in nested values."""
+    if isinstance(value, float):
+        yield name, value
+    elif isinstance(value, Mapping | list | tuple):
+        for key, its in value.items() if isinstance(value, Mapping) else enumerate(value):
+            yield from _numbers(its, f"{name}.{key}" if name else str(key))

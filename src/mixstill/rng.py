@@ -9,8 +9,13 @@ Shapes: B ids, D draws.
 
 from __future__ import annotations
 
+import random
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from enum import IntEnum
+from threading import RLock
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,6 +23,7 @@ _WORD = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _WEYL = (0x9E3779B9, 0xBB67AE85)
 _ROUNDS = 10
+_LENT = RLock()  # of one process there is one set of global generators
 
 
 class Domain(IntEnum):
@@ -90,7 +96,36 @@ def permutation(seed: int, domain: Domain, epoch: int, n: int, device: torch.dev
     return torch.sort((words[:, 0] << 30) | (words[:, 1] >> 2), stable=True).indices
 
 
-def seed_torch(seed: int, epoch: int, step: int) -> None:
-    """Seed torch's own generators (dropout, drop path) from (seed, epoch, step), so that they hold no history."""
+def model_seed(seed: int, epoch: int, step: int) -> int:
+    """What `borrowed` generators are to be seeded by in one pass of a model: 63 bits that hold no history."""
     high, low = bits(seed, Domain.MODEL, epoch, torch.tensor([step]), 2)[0].tolist()
-    torch.manual_seed((high << 31 | low >> 1) & 0x7FFFFFFFFFFFFFFF)
+    return int((high << 31 | low >> 1) & 0x7FFFFFFFFFFFFFFF)
+
+
+def _of_cuda() -> Iterable[torch.Generator]:
+    """Those of all GPUs, once there are any: CUDA is not begun for their sake."""
+    return torch.cuda.default_generators if torch.cuda.is_initialized() else ()  # type: ignore[no-untyped-call]
+
+
+@contextmanager
+def borrowed(seed: int | None = None) -> Iterator[None]:
+    """The global generators of torch, numpy and Python, seeded by `seed` in [0, 2**63) where one is given.
+
+    Layers (dropout) and initialisers of other libraries draw from them. One thread at a time has them, and they are put
+    back as they were. Also a decorator.
+    """
+    with _LENT:
+        ours = [torch.default_generator, *_of_cuda()]
+        before = [generator.get_state() for generator in ours], np.random.get_state(), random.getstate()
+        try:
+            if seed is not None:
+                for generator in ours:
+                    generator.manual_seed(seed)
+                np.random.seed(seed & _WORD)
+                random.seed(seed)
+            yield
+        finally:
+            for generator, state in zip(ours, before[0], strict=True):
+                generator.set_state(state)
+            np.random.set_state(before[1])
+            random.setstate(before[2])

@@ -3,6 +3,8 @@
 import errno
 import json
 import os
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -110,6 +112,36 @@ def test_a_full_disk_is_one_line(mixstill, recipe, monkeypatch) -> None:
     said = mixstill("train", recipe, "--cache", "there", "--output", "run")
     assert said.code == 0
     assert said.err.count("there/small/epoch-0001.bin: No space left on device; no more of them are stored\n") == 1
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of two pages: the description of a cache, and one epoch of the recipe's."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={2 * os.sysconf('SC_PAGE_SIZE')}", "tmpfs", folder]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("no file system can be mounted here")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+def test_a_disk_that_is_full_after_an_epoch_keeps_it_and_the_run_ends_right(
+    mixstill, recipe, small_disk, tmp_path
+) -> None:
+    words = ("train", recipe, "--json", "--output")
+    straight = json.loads(mixstill(*words, "straight", "--quiet", "--cache", tmp_path / "large").out)
+    said = mixstill(*words, "run", "--cache", small_disk)
+    assert said.code == 0
+    told = f"{small_disk}/small/epoch-0002.bin: No space left on device; no more of them are stored\n"
+    assert said.err.count(told) == said.err.count("No space") == 1
+    found = json.loads(said.out)
+    assert (found["heads"], found["answers"]) == (straight["heads"], {"replayed": 0, "asked": 8})
+    said = mixstill("cache", recipe, "--cache", small_disk, "--quiet")
+    line = f"mixstill: {small_disk}/small/epoch-0002.bin: No space left on device\n"
+    assert (said.code, said.out, said.err) == (1, "", line)
+    again = json.loads(mixstill(*words, "again", "--quiet", "--cache", small_disk).out)
+    assert (again["heads"], again["answers"]) == (straight["heads"], {"replayed": 4, "asked": 4})
 
 
 @pytest.mark.parametrize(("number", "code"), [(2, 130), (15, 143)])

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from torch.nn import functional as F
 
 from mixstill.data import load_split
 from mixstill.distill.classifier import Facts, build_student, load_classifier, save_student
+from mixstill.distill.student import Student
 from mixstill.models import CifarResNet, write_weights
 from mixstill.schema import from_dict
 from mixstill.train.run import train
@@ -329,3 +331,17 @@ def test_a_file_of_another_model_than_the_one_named_is_told(refused, teachers, t
     assert said == f"--model: 'mixer_digits' is not taken: {teachers['small']} holds a cifar_resnet8; leave it out"
     write_weights(tmp_path / "other.safetensors", {"head.weight": torch.zeros(10, 8)})
     assert "its architecture cannot be told from its keys" in refused("eval", tmp_path / "other.safetensors")
+
+
+@pytest.mark.parametrize("words", [(), ("--json",)])
+def test_a_loss_that_is_not_finite_is_no_score(mixstill, finished, monkeypatch, words) -> None:
+    forward = Student.forward
+
+    def broken(self, images):
+        found = forward(self, images)
+        return replace(found, logits=found.logits * float("inf"))
+
+    monkeypatch.setattr(Student, "forward", broken)
+    said = mixstill("eval", finished, *words)
+    assert (said.code, said.out) == (1, "")
+    assert said.err == "mixstill: evaluation: the loss of the average head is nan\n"

@@ -11,6 +11,7 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 from mixstill.distill.classifier import Facts, build_student, load_classifier, save_student
+from mixstill.models import read_weights, write_weights
 
 FACTS = Facts(3, ("ant", "bee", "cat"), (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), 8)
 
@@ -109,3 +110,18 @@ def test_a_bad_file_is_one_line_and_nothing_in_it_runs(refused, bad_file, images
     file = bad_file(kind)
     assert refused("predict", file, images[0]).startswith(f"{file}: ")
     assert not (tmp_path / "mark").exists()
+
+
+def test_an_answer_that_is_not_finite_is_none(mixstill, insects, images, monkeypatch) -> None:
+    monkeypatch.setattr("mixstill.distill.student.prediction", lambda output: output.logits * float("nan"))
+    said = mixstill("predict", insects, images[0], "--json")
+    line = f"mixstill: {images[0]}: what insects answers is not finite\n"
+    assert (said.code, said.out, said.err) == (1, "", line)
+
+
+def test_weights_that_are_not_finite_are_refused(refused, insects, images) -> None:
+    weights = read_weights(Path(insects))
+    weights.state["backbone.head.bias"][0] = float("nan")
+    write_weights(Path(insects), weights.state, weights.metadata)
+    assert refused("predict", insects, images[0]).startswith(f"{insects}: its weights are not finite")
+    assert refused("eval", insects, "--dataset", "digits").startswith(f"{insects}: its weights are not finite")

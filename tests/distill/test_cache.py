@@ -238,11 +238,91 @@ def test_where_nothing_can_be_written_is_refused_unless_it_is_there_already(cach
         replace(cache, root=tmp_path / "file")
 
 
-def test_a_full_disk_is_told_with_the_file(cache, monkeypatch) -> None:
-    monkeypatch.setattr(os, "pwrite", lambda file, content, place: len(content) - 1)
+def no_room(*_: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize("name", ["posix_fallocate", "pwrite", "ftruncate"])
+def test_a_full_disk_is_told_with_the_file(cache, monkeypatch, name) -> None:
+    monkeypatch.setattr(os, name, no_room)
     with pytest.raises(OSError, match="No space left on device") as caught:
         cache.store(0, 0, answers(0))
     assert caught.value.filename == str(cache.folder / "epoch-0001.bin")
+
+
+def test_a_disk_too_full_for_the_description_is_told_with_a_file(cache, monkeypatch) -> None:
+    monkeypatch.setattr(os, "fsync", no_room)
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        cache.store(0, 0, answers(0))
+    assert caught.value.filename == str(cache.folder / "epoch-0001.bin")
+    assert [*cache.folder.iterdir()] == []
+
+
+def test_a_write_that_takes_nothing_is_a_full_disk_and_one_in_pieces_is_whole(cache, monkeypatch) -> None:
+    write = os.pwrite
+    monkeypatch.setattr(os, "pwrite", lambda *_: 0)
+    with pytest.raises(OSError, match="No space left on device"):
+        cache.store(0, 0, answers(0))
+    monkeypatch.setattr(os, "pwrite", lambda file, content, place: write(file, content[:3], place))
+    cache.store(0, 0, answers(0))
+    assert np.array_equal(cache.load(0, 0), answers(0))
+
+
+def test_room_for_an_epoch_is_taken_at_once_or_not_at_all(cache, monkeypatch) -> None:
+    path, reserve = cache.folder / "epoch-0001.bin", os.posix_fallocate
+
+    def half(file: int, offset: int, size: int) -> None:
+        reserve(file, offset, size // 2)
+        no_room()
+
+    monkeypatch.setattr(os, "posix_fallocate", half)
+    with pytest.raises(OSError, match="No space left on device"):
+        cache.store(0, 0, answers(0))
+    assert path.stat().st_size == 0
+    monkeypatch.undo()
+    cache.store(0, 0, answers(0))
+    assert path.stat().st_blocks * 512 >= STEPS * record_bytes(ROWS, 6)
+
+
+@pytest.mark.parametrize("number", [None, errno.EINVAL, errno.EOPNOTSUPP])
+def test_where_room_cannot_be_promised_records_are_stored_all_the_same(cache, monkeypatch, number) -> None:
+    def refused(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    if number is None:
+        monkeypatch.delattr(os, "posix_fallocate")
+    else:
+        monkeypatch.setattr(os, "posix_fallocate", refused)
+    cache.store(0, 1, answers(0))
+    assert np.array_equal(cache.load(0, 1), answers(0))
+    assert (cache.folder / "epoch-0001.bin").stat().st_size == STEPS * record_bytes(ROWS, 6)
+
+
+@pytest.mark.parametrize("amiss", ["cut", "broken", "pieces"])
+def test_a_file_that_is_cut_or_breaks_while_it_is_read_is_not_there(cache, monkeypatch, amiss) -> None:
+    cache.store(0, 1, answers(0))
+    pread = os.pread
+
+    def read(file: int, count: int, place: int) -> bytes:
+        if amiss == "broken":
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return pread(file, min(count, 5), place) if amiss == "pieces" or place < HEAD else b""
+
+    monkeypatch.setattr(os, "pread", read)
+    found = cache.load(0, 1)
+    assert found is None if amiss != "pieces" else np.array_equal(found, answers(0))
+    assert cache.there(0).any() == (amiss != "broken")
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "loop"])
+def test_what_is_no_file_is_not_there_and_cannot_be_written_to(cache, kind) -> None:
+    cache.store(1, 0, answers(0))
+    path = cache.folder / "epoch-0001.bin"
+    {"pipe": os.mkfifo, "folder": os.mkdir, "loop": lambda path: path.symlink_to(path)}[kind](path)
+    assert cache.load(0, 0) is None
+    assert not cache.there(0).any()
+    with pytest.raises(OSError, match=r"epoch-0001\.bin"):
+        cache.store(0, 0, answers(0))
 
 
 def test_a_reader_sees_whole_records_only_while_others_write_them(cache) -> None:

@@ -239,6 +239,19 @@ DAMAGED = {
     "a fact is missing": lambda about: json.dumps(about | {"facts": {"num_classes": 3}}),
     "a fact too many": lambda about: json.dumps(about | {"facts": about["facts"] | {"colour": 1}}),
     "an unknown field": lambda about: json.dumps(about | {"config": {"model": {"nome": "x"}}}),
+    **{
+        f"{name} of {value!r:.20}": lambda about, name=name, value=value: json.dumps(
+            about | {"facts": about["facts"] | {name: value}}
+        )
+        for name, values in {
+            "mean": [[float("nan"), 0, 0], [0, float("inf"), 0], [10**400, 0, 0], [True, 0, 0], ["0", 0, 0], 0.5, None],
+            "std": [[0, 1, 1], [1, -1, 1], [1, 1, float("nan")], [1, 1, float("inf")], [1e-50, 1, 1], [1, 1], {}],
+            "classes": [[1, 2, 3], [None] * 3, ["a", ["b"], "c"], ["a", "b"], "abc", {"a": 1, "b": 2, "c": 3}, 3],
+            "num_classes": [True, 3.0, 0, -3, 10**9, "3", None],
+            "input_size": [True, 12.0, 0, -12, 10**9, "12", None, [12]],
+        }.items()
+        for value in values
+    },
     "a value out of range": lambda about: json.dumps(about | {"config": {"distill": {"alpha": 7}}}),
 }
 
@@ -251,6 +264,65 @@ def test_damaged_metadata_is_told_in_one_line(tmp_path, damage):
     about = json.loads(weights.metadata["mixstill"])
     write_weights(path, weights.state, {"mixstill": DAMAGED[damage](about)})
     assert message_of(path).startswith(f"{path}: its metadata is damaged: ")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_weights_that_are_not_finite_are_told_with_the_first_tensor(tmp_path, value):
+    path, plain = tmp_path / "student.safetensors", tmp_path / "plain.pt"
+    save(path)
+    weights, name = read_weights(path), "backbone.blocks.1.mlp_tokens.fc1.bias"
+    weights.state[name][2] = value
+    write_weights(path, weights.state, weights.metadata)
+    expected = f"its weights are not finite (first {name!r}); name a file that is whole"
+    assert message_of(path) == f"{path}: {expected}"
+    state = timm.create_model("cifar_resnet8", num_classes=10, width=4).state_dict()
+    state["layer1.0.bn1.running_var"][0] = value
+    torch.save(state, plain)
+    assert message_of(plain).startswith(f"{plain}: its weights are not finite (first 'layer1.0.bn1.running_var')")
+
+
+def test_weights_that_are_not_finite_in_the_models_type_are_refused(tmp_path):
+    state = timm.create_model("cifar_resnet8", num_classes=10, width=4).double().state_dict()
+    state["fc.bias"][0] = 1e300
+    torch.save(state, tmp_path / "plain.pt")
+    assert "(first 'fc.bias')" in message_of(tmp_path / "plain.pt")
+
+
+@pytest.mark.parametrize(
+    ("told", "words"),
+    [
+        ({"mean": [float("nan")] * 3}, "mean (nan, nan, nan) is not three numbers"),
+        ({"mean": 0.5}, "mean 0.5 is not three numbers"),
+        ({"std": [0.0] * 3}, "std (0.0, 0.0, 0.0) is not positive"),
+        ({"crop_pct": float("nan")}, "crop_pct nan, which is no share"),
+        ({"crop_pct": 0}, "crop_pct 0, which is no share"),
+        ({"crop_pct": 1e9}, "crop_pct 1000000000.0, which is no share"),
+        ({"crop_pct": "all"}, "crop_pct 'all', which is no share"),
+        ({"label_names": [1, 2, 3]}, "class names are not a list of texts: (1, 2, 3)"),
+        ({"label_names": "abc"}, "class names are not a list of texts: 'abc'"),
+        ({"label_names": ["a", "b"]}, "2 class names for 3 classes"),
+        ({"label_names": {"a": 1}}, "is no classifier of RGB images"),
+        ({"label_names": {"2": "c", "10": "k", "0": "a"}}, None),
+    ],
+)
+def test_a_folder_of_timms_that_tells_nonsense_is_refused(tmp_path, told, words):
+    model = timm.create_model("mixer_digits", num_classes=3, num_blocks=2, embed_dim=8)
+    cfg = {"num_classes": 3, "input_size": [3, 8, 8], "mean": [0.5] * 3, "std": [0.5] * 3, "crop_pct": 1.0}
+    save_for_hf(model, tmp_path / "folder", model_args={"num_blocks": 2, "embed_dim": 8}, safe_serialization=True)
+    config = json.loads((tmp_path / "folder" / "config.json").read_text())
+    config |= {"num_classes": 3, "pretrained_cfg": config["pretrained_cfg"] | cfg | told}
+    (tmp_path / "folder" / "config.json").write_text(json.dumps(config))
+    if words is None:
+        assert load_classifier(str(tmp_path / "folder")).facts.classes == ("a", "c", "k")
+    else:
+        assert words in message_of(tmp_path / "folder")
+
+
+def test_a_folder_of_timms_with_weights_that_are_not_finite_is_refused(tmp_path):
+    model = timm.create_model("mixer_digits", num_classes=3, num_blocks=2, embed_dim=8)
+    nn.init.constant_(model.head.bias, float("nan"))
+    save_for_hf(model, tmp_path / "folder", model_args={"num_blocks": 2, "embed_dim": 8}, safe_serialization=True)
+    assert "its weights are not finite (first 'head.bias')" in message_of(tmp_path / "folder")
 
 
 def test_weights_that_do_not_fit_their_config_are_told_in_one_line(tmp_path):
@@ -435,5 +507,5 @@ def test_a_stored_config_of_a_giant_allocates_nothing(teachers, tmp_path) -> Non
     about["config"]["model"]["kwargs"] = {"width": 200_000}
     path = tmp_path / "giant.safetensors"
     write_weights(path, weights.state, {"mixstill": json.dumps(about)})
-    with pytest.raises(UserError, match="giant.safetensors: does not fit"):
+    with pytest.raises(UserError, match=r"giant\.safetensors: does not fit"):
         load_classifier(str(path))

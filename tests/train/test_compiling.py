@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 
 import pytest
 import timm
@@ -10,7 +11,7 @@ from safetensors.torch import load_file
 from torch._dynamo.utils import counters
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mixstill.config import DistillConfig
+from mixstill.config import DistillConfig, TrainConfig
 from mixstill.distill.mutual_information import MutualInformation
 from mixstill.distill.objective import Objective
 from mixstill.distill.placement import Placement
@@ -20,6 +21,7 @@ from mixstill.models.drop_path import DropPath, place_paths, schedule_drop_path
 from mixstill.train import compiling
 from mixstill.train.build import build as build_job
 from mixstill.train.compiling import Compiler, choose, estimate, has_compiler
+from mixstill.train.device import COMPILED, command_settings
 from mixstill.train.run import saved_config, train
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -223,17 +225,17 @@ def test_uncompiled_parts_are_the_parts_themselves() -> None:
     assert Compiler().of(part) is part
 
 
-def test_compilations_are_kept_between_runs(monkeypatch, tmp_path) -> None:
+def test_compilations_are_kept_between_commands(monkeypatch, tmp_path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")
-    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
-    Compiler("never")
-    assert "TORCHINDUCTOR_CACHE_DIR" not in compiling.os.environ
+    monkeypatch.setenv(COMPILED, "")
+    monkeypatch.delenv(COMPILED)
     Compiler("always")
-    assert compiling.os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "mixstill" / "compiled")
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "elsewhere")
-    Compiler("always")
-    assert compiling.os.environ["TORCHINDUCTOR_CACHE_DIR"] == "elsewhere"
+    assert COMPILED not in os.environ
+    with command_settings(TrainConfig(device="cpu")):
+        assert os.environ[COMPILED] == str(tmp_path / "mixstill" / "compiled")
+    monkeypatch.setenv(COMPILED, "elsewhere")
+    with command_settings(TrainConfig(device="cpu")):
+        assert os.environ[COMPILED] == "elsewhere"
 
 
 def test_the_estimate_is_that_of_the_formula() -> None:
@@ -337,7 +339,7 @@ def counted_step(built) -> Counted:
 def test_a_step_waits_for_no_number_of_the_device(build, teachers, monkeypatch) -> None:
     """From the views on: what is drawn on the host before has its own test, with CUDA's own alarm."""
     options = {"distill.teachers": taught(teachers), "optim.clip_grad": 1.0, "data.samples_per_class": 6}
-    monkeypatch.setattr("mixstill.rng.seed_torch", lambda *_: None)
+    monkeypatch.setattr("mixstill.rng.model_seed", lambda *_: 0)
     monkeypatch.setattr("mixstill.train.step.place_paths", lambda *_: None)
     monkeypatch.setattr("mixstill.train.step.derangement_shift", lambda *_: 3)
     options |= {name: FULL[name] for name in ("train.ema_decay", "mi.weight", "mi.width", "model.drop_path")}

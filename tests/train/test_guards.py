@@ -120,7 +120,7 @@ def test_weights_that_end_as_nan_are_a_failed_run_without_a_summary(tiny, tmp_pa
                 parameter.data.fill_(float("nan"))
 
     monkeypatch.setattr(torch.optim.AdamW, "step", broken)
-    with pytest.raises(RunError, match="step 1: the loss on test is nan"):
+    with pytest.raises(RunError, match=r"^step 1, test: the loss of the class head is nan"):
         train(config, tmp_path / "run", quiet=True)
     assert saved_summary(tmp_path / "run") is None
 

@@ -14,6 +14,7 @@ from mixstill.errors import RunError, UserError
 from mixstill.models import write_weights
 from mixstill.schema import fields
 from mixstill.train.build import checkpoint_gradients
+from mixstill.train.device import command_settings
 from mixstill.train.run import train
 
 STEPS = 4  # an epoch, so that what is done once in an epoch is done
@@ -329,10 +330,13 @@ def test_the_tracker_gets_what_metrics_jsonl_gets(tiny, tmp_path) -> None:
     assert [(event.step, event.value) for event in read.Scalars("total")] == [(s, pytest.approx(v)) for s, v in written]
 
 
-def test_threads_are_as_many_as_asked_for_and_put_back(tiny, tmp_path) -> None:
-    summary = train(tiny({"train.threads": 2, "train.max_steps": 1}), tmp_path / "run", quiet=True)
+def test_threads_are_as_many_as_asked_for_by_a_command_and_put_back(tiny, tmp_path) -> None:
+    config = tiny({"train.threads": 2, "train.max_steps": 1})
+    with command_settings(config.train):
+        summary = train(config, tmp_path / "command", quiet=True)
     assert summary["machine"]["threads"] == 2
     assert torch.get_num_threads() == 1
+    assert train(config, tmp_path / "library", quiet=True)["machine"]["threads"] == 1
 
 
 def test_the_device_is_the_one_asked_for(tiny, tmp_path) -> None:
@@ -386,7 +390,7 @@ SPECIAL = {
     "train.tracker": test_the_tracker_gets_what_metrics_jsonl_gets,
     "train.sync_bn": "train/test_processes.py::test_batch_norm_over_all_processes_is_for_cuda",
     "train.ema_decay": test_a_moving_average_is_kept_beside_the_weights_and_leaves_them_as_they_are,
-    "train.threads": test_threads_are_as_many_as_asked_for_and_put_back,
+    "train.threads": test_threads_are_as_many_as_asked_for_by_a_command_and_put_back,
     "train.device": test_the_device_is_the_one_asked_for,
     "train.log_interval": test_intervals_of_lines_evaluations_and_checkpoints,
     "train.eval_interval": test_intervals_of_lines_evaluations_and_checkpoints,

@@ -29,8 +29,8 @@ def gradients(built) -> dict[str, torch.Tensor]:
     """Of the objective on the first whole batch."""
     (part,) = built.batches.get(0, 0)
     images, targets = part.images, part.targets
-    rng.seed_torch(built.stepper.config.train.seed, 0, 0)
-    output = built.state.student(images)
+    with rng.borrowed(rng.model_seed(built.stepper.config.train.seed, 0, 0)):
+        output = built.state.student(images)
     terms = built.stepper.objective(output.logits, output.heads, built.stepper.teachers(images), targets)
     names, parameters = zip(*built.state.student.named_parameters(), strict=True)
     return dict(zip(names, torch.autograd.grad(terms.total, parameters), strict=True))
@@ -195,9 +195,9 @@ def test_the_regulariser_of_an_epoch_is_one_plain_step_on_both_sides(taught) -> 
     before = weights(built)
     statistics = {name: value.detach().clone() for name, value in built.state.information.named_parameters()}
     images = built.batches.sample(0)
-    rng.seed_torch(0, 0, 2**31)
     shift = derangement_shift(0, 0, 2**31, len(images))
-    bounds, of_student, of_networks = information_gradients(built, images, shift, limited=False)
+    with rng.borrowed(rng.model_seed(0, 0, 2**31)):
+        bounds, of_student, of_networks = information_gradients(built, images, shift, limited=False)
     assert (bounds < 0).any()  # the report's Algorithm 1 has no limit
     found = built.stepper.regularise_epoch(built.state, built.batches, 0)
     assert list(found) == ["mutual_information/small@1/2", "mutual_information/large@last"]

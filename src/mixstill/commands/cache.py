@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import time
 from typing import TYPE_CHECKING, Any
 
 from mixstill.commands.train import config_of, output_of
 from mixstill.errors import InterruptedRun, UserError
+from mixstill.files import to_json
 from mixstill.overrides import CommandLine, parse
 from mixstill.paths import path_of
 
@@ -41,7 +41,7 @@ def main(argv: list[str]) -> None:
     if not processes.main:
         return
     if "json" in line.options:
-        print(json.dumps(found))
+        print(to_json(found))
         return
     names = ", ".join(found["teachers"])
     print(f"{found['cache']}: {found['steps']} steps of {names}, {found['bytes'] / 1e6:.1f} MB, {found['stored']} new")
@@ -50,7 +50,7 @@ def main(argv: list[str]) -> None:
 def _fill(line: CommandLine, processes: Processes) -> dict[str, Any]:
     from mixstill.teaching import resolve_teachers
     from mixstill.train.build import build
-    from mixstill.train.device import machine, threads
+    from mixstill.train.device import command_settings, machine
     from mixstill.train.filling import fill
     from mixstill.train.progress import Display
     from mixstill.train.trial import answers_size
@@ -62,8 +62,8 @@ def _fill(line: CommandLine, processes: Processes) -> dict[str, Any]:
         raise UserError("distill.cache: None is not valid; say where the answers go by --cache DIR")
     if not config.distill.teachers:
         raise UserError("distill.teachers: none are given, so there is nothing to store")
-    config, began = resolve_teachers(config, output_of(line, recipe), quiet=quiet), time.monotonic()
-    with threads(config.train.threads):
+    with command_settings(config.train):
+        config, began = resolve_teachers(config, output_of(line, recipe), quiet=quiet), time.monotonic()
         job, display = build(config, processes), Display("cache", quiet=quiet)
         try:
             stored = fill(job, display)

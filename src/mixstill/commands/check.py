@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import tempfile
 import time
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from mixstill.commands.train import config_of, output_of
 from mixstill.errors import UserError, many
+from mixstill.files import to_json
 from mixstill.overrides import CommandLine, parse
 from mixstill.paths import path_of
 
@@ -49,7 +49,7 @@ def main(argv: list[str]) -> None:
         report = Report(loud=processes.main and "json" not in line.options)
         _check(line, count, processes, report, Path(folder))
     if processes.main and "json" in line.options:
-        print(json.dumps(report.about | {"warnings": report.warnings}))
+        print(to_json(report.about | {"warnings": report.warnings}))
 
 
 class Report:
@@ -76,7 +76,7 @@ class Report:
 def _check(line: CommandLine, count: int | None, processes: Processes, report: Report, folder: Path) -> None:
     from mixstill.teaching import teachers_as_they_stand
     from mixstill.train.build import build
-    from mixstill.train.device import threads
+    from mixstill.train.device import command_settings
     from mixstill.train.run import check_output
     from mixstill.train.trial import checkpoint_cost, time_steps
 
@@ -91,7 +91,7 @@ def _check(line: CommandLine, count: int | None, processes: Processes, report: R
     if untrained and config.distill.cache is not None:
         report.warn("distill.cache: it is not looked into, as what it holds depends on the teachers' weights")
         opened = replace(config, distill=replace(config.distill, cache=None))
-    with threads(config.train.threads):
+    with command_settings(config.train):
         began = time.monotonic()
         job = replace(build(opened, processes), config=config)
         start = time.monotonic() - began

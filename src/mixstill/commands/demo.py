@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from mixstill import recipes
 from mixstill.config import Config
 from mixstill.errors import UserError
+from mixstill.files import to_json
 from mixstill.overrides import parse
 from mixstill.paths import path_of
 from mixstill.unused import refuse_unused
@@ -45,11 +45,13 @@ def main(argv: list[str]) -> None:
 
     from mixstill.files import write_json
     from mixstill.spread import spread
-    from mixstill.train.device import machine, pick_device
+    from mixstill.train.device import command_settings, machine, pick_device
 
     rows: dict[str, list[float]] = {}
     for seed in seeds:
-        for name, top1 in _one_seed(config, output / f"seed{seed}", seed).items():
+        with command_settings(config.train):
+            found = _one_seed(config, output / f"seed{seed}", seed)
+        for name, top1 in found.items():
             rows.setdefault(name, []).append(top1)
     gains = [std - plain for std, plain in zip(rows["STD student"], rows["plain student"], strict=True)]
     result = {
@@ -61,7 +63,7 @@ def main(argv: list[str]) -> None:
     }
     write_json(output / "demo.json", result)
     if "json" in options:
-        print(json.dumps(result))
+        print(to_json(result))
     else:
         _print(result, output)
 

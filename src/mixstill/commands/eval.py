@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 
 from mixstill.errors import UserError, unknown
+from mixstill.files import to_json
 from mixstill.overrides import parse
 from mixstill.schema import fields, from_dict, merge, to_dict
 from mixstill.unused import refuse_unused
@@ -56,9 +56,8 @@ def main(argv: list[str]) -> None:
     from mixstill.data import load_split
     from mixstill.distill.classifier import load_classifier
     from mixstill.distill.naming import matched
-    from mixstill.train.device import pick_device
+    from mixstill.train.device import command_settings, pick_device
     from mixstill.train.evaluate import evaluate
-    from mixstill.train.memory import keep_freed_memory
 
     classifier = load_classifier(
         line.words[0],
@@ -74,8 +73,6 @@ def main(argv: list[str]) -> None:
     refuse_unused(config, line.config)
     data, facts = config.data, classifier.facts
     device = pick_device(config.train.device)
-    if device.type == "cpu":
-        keep_freed_memory()
     resident = load_split(data, split, device, facts.input_size)
     if len(resident.classes) != facts.num_classes:
         raise UserError(
@@ -89,23 +86,24 @@ def main(argv: list[str]) -> None:
             f"eval: {classifier.name} was trained on other classes: {differing} in {data.dataset}; "
             "name the data of its classes by --dataset and --data-dir"
         )
-    scores = evaluate(
-        classifier.model.to(device),
-        resident,
-        mean=facts.mean,
-        std=facts.std,
-        input_size=facts.input_size,
-        batch_size=config.train.eval_batch_size,
-        amp=config.train.amp,
-        space=space,
-        order=order,
-    )
+    with command_settings(config.train):
+        scores = evaluate(
+            classifier.model.to(device),
+            resident,
+            mean=facts.mean,
+            std=facts.std,
+            input_size=facts.input_size,
+            batch_size=config.train.eval_batch_size,
+            amp=config.train.amp,
+            space=space,
+            order=order,
+        )
     head = options.get("head", "average" if "average" in scores else "class")
     if head not in scores:
         raise unknown("head", head, scores)
     score = scores[head]
     if "json" in options:
         about = {"head": head, "model": classifier.name, "split": split, "dataset": data.dataset}
-        print(json.dumps(asdict(score) | about))
+        print(to_json(asdict(score) | about))
     else:
         print(score)

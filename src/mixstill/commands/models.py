@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import fnmatch
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, get_args
 
 from mixstill.checks import MOST_CLASSES, MOST_PIXELS
 from mixstill.errors import UserError, unknown
+from mixstill.files import to_json
 from mixstill.overrides import CommandLine, parse
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def _models(line: CommandLine) -> None:
         raise unknown("model", glob, timm.list_models())
     sizes = [size_of(name, num_classes, input_size, places=places, tokens=tokens) for name in found]
     if "json" in options:
-        print(json.dumps([asdict(size) for size in sizes], indent=1))
+        print(to_json([asdict(size) for size in sizes], indent=1))
         return
     head = ["name", "params (M)", "plain (M)", "MACs (G)", "plain (G)", "modules", "input", "classes", "source"]
     _print(head, [_row(size) for size in sizes], "markdown" in options)
@@ -94,7 +94,7 @@ def _paper(line: CommandLine) -> None:
 
     rows = [(published, size_of(PREFIX + published.backbone)) for published in PAPER]
     if "json" in line.options:
-        print(json.dumps([_beside(*row) for row in rows], indent=1))
+        print(to_json([_beside(*row) for row in rows], indent=1))
         return
     head = ["student", "params (M)", "published", "MACs (G)", "published"]
     _print(head, [_paper_row(*row) for row in rows], "markdown" in line.options)

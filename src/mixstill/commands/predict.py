@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from mixstill.checks import MOST_PIXELS
-from mixstill.errors import UserError
+from mixstill.errors import RunError, UserError
+from mixstill.files import to_json
 from mixstill.overrides import parse
 
 USAGE = """usage: mixstill predict SOURCE IMAGE... [--top N] [--json] ...
@@ -51,11 +51,13 @@ def main(argv: list[str]) -> None:
         pixels = to_float(open_image(Path(image), facts.input_size, classifier.crop_pct).to(device))
         with torch.no_grad():
             logits = prediction(model(normalise(pixels.unsqueeze(0), facts.mean, facts.std)))
+        if not bool(logits.isfinite().all()):
+            raise RunError(f"{image}: what {classifier.name} answers is not finite")
         best = logits[0].float().softmax(-1).topk(min(top, facts.num_classes))
         classes = [names[index] for index in best.indices.tolist()]
         probabilities = best.values.tolist()
         if "json" in options:
-            print(json.dumps({"image": image, "classes": classes, "probabilities": probabilities}))
+            print(to_json({"image": image, "classes": classes, "probabilities": probabilities}))
         else:
             shown = "  ".join(f"{name} {share:.3f}" for name, share in zip(classes, probabilities, strict=True))
             print(f"{image}: {shown}")

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
-
 from mixstill import recipes
 from mixstill.errors import UserError
+from mixstill.files import to_json
 from mixstill.overrides import parse
 
 USAGE = """usage: mixstill recipes [--json]
@@ -21,7 +20,7 @@ def main(argv: list[str]) -> None:
         raise UserError(f"recipes: takes no arguments, got {' '.join([*line.words, *line.config])}")
     headers = {name: recipes.header(name) for name in recipes.names()}
     if "json" in line.options:
-        print(json.dumps(headers, indent=1))
+        print(to_json(headers, indent=1))
         return
     for name, header in headers.items():
         print(name)

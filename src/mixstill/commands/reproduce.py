@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mixstill.errors import RunError, UserError, many, unknown
+from mixstill.files import to_json
 from mixstill.overrides import parse
 from mixstill.paths import path_of
 from mixstill.schema import RawConfig
@@ -64,7 +65,7 @@ def main(argv: list[str]) -> None:
         say=lambda text: print(text, file=sys.stderr, flush=True),
     )
     if "json" in line.options:
-        print(json.dumps(table))
+        print(to_json(table))
     else:
         _print(table, output)
     if table["failed"]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 
 from mixstill.errors import UserError
+from mixstill.files import to_json
 from mixstill.overrides import parse
 from mixstill.paths import path_of
 
@@ -35,7 +35,7 @@ def main(argv: list[str]) -> None:
     classifier = load_classifier(source, model=line.options.get("model"), ema="use-ema" in line.options)
     stripped = strip(classifier, path_of(out, "strip"))
     if "json" in line.options:
-        print(json.dumps(asdict(stripped)))
+        print(to_json(asdict(stripped)))
         return
     print(f"{stripped.path}: {stripped.architecture}, {stripped.params:,} of the student's {stripped.student_params:,}")
     print(stripped.load)

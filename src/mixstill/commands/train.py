@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
 
 from mixstill.config import Config
 from mixstill.errors import InterruptedRun, UserError
+from mixstill.files import to_json
 from mixstill.overrides import CommandLine, help_lines, parse
 from mixstill.paths import path_of
 from mixstill.unused import refuse_unused
@@ -47,7 +47,7 @@ def main(argv: list[str]) -> None:
     if not processes.main:
         return
     if "json" in line.options:
-        print(json.dumps(summary))
+        print(to_json(summary))
     else:
         print(f"* Acc@1 {summary['top1']:.3f} Acc@5 {summary['top5']:.3f} loss {summary['loss']:.3f}  {path}")
 
@@ -57,6 +57,7 @@ def _train(
 ) -> dict[str, Any]:
     from mixstill.distill.starting import resumed_config
     from mixstill.teaching import resolve_teachers, teachers_of_run
+    from mixstill.train.device import command_settings
     from mixstill.train.run import CONFIG_FILE, check_output, saved_config, train
 
     if resume and (recipe or _source(line)) is not None and not (path / CONFIG_FILE).exists():
@@ -69,12 +70,13 @@ def _train(
     else:
         config = config_of(line, recipe)
         check_output(config, path, resume=False)
-        config = resolve_teachers(config, path, quiet=quiet)
-    try:
-        return train(config, path, resume=resume, quiet=quiet)
-    except InterruptedRun as error:
-        text = f"{error}; go on with: mixstill train --resume --output {path}"
-        raise InterruptedRun(error.signal, text) from error
+    with command_settings(config.train):
+        config = config if resume else resolve_teachers(config, path, quiet=quiet)
+        try:
+            return train(config, path, resume=resume, quiet=quiet)
+        except InterruptedRun as error:
+            text = f"{error}; go on with: mixstill train --resume --output {path}"
+            raise InterruptedRun(error.signal, text) from error
 
 
 def _source(line: CommandLine) -> str | None:

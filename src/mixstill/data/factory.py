@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from mixstill.config import DataConfig
 from mixstill.data.images import Part, odd_label
 from mixstill.data.photos import Decoded, Encoded, Files, Photos
 from mixstill.errors import RunError, UserError, one_line
+from mixstill.quiet import only_errors
 
 ITERABLE = ("hfids", "tfds", "wds")
 _PACKAGES = {"hfds": "datasets", "hfids": "datasets", "wds": "webdataset", "tfds": "tensorflow_datasets"}
@@ -120,9 +120,7 @@ def open_with_timm(config: DataConfig, name: str, root: str | None, **options: A
 def _quietly(name: str) -> Iterator[None]:
     """Without the remarks of timm's readers and the progress bars of `datasets`."""
     with ExitStack() as stack:
-        log = logging.getLogger("timm.data.readers")
-        stack.callback(log.setLevel, log.level)
-        log.setLevel(logging.ERROR)
+        stack.enter_context(only_errors("timm.data.readers"))
         if name.startswith(("hfds/", "hfids/")):
             import datasets
 

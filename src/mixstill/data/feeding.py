@@ -13,7 +13,6 @@ import hashlib
 import io
 import logging
 import sys
-import warnings
 from collections.abc import Iterable, Iterator
 from copy import copy
 from dataclasses import dataclass
@@ -33,6 +32,7 @@ from mixstill.data.images import reason
 from mixstill.data.reading import Block, Loaded
 from mixstill.errors import one_line
 from mixstill.paths import read_regular
+from mixstill.quiet import no_warnings
 
 _ENDLESS = 2**31  # training samples a worker reads at most: as many as are asked for, the set over again if need be
 _EPOCHS = ("epoch", "epoch_count")  # what timm's readers call their shared epoch number
@@ -67,7 +67,7 @@ class FeedReader(IterableDataset[Loaded]):
 
     def __iter__(self) -> Iterator[Loaded]:
         try:
-            with warnings.catch_warnings(action="ignore"):  # Pillow's, of odd but readable files
+            with no_warnings():  # Pillow's, of odd but readable files
                 yield from self._blocks()
         except Exception as error:  # the readers raise almost anything
             yield Block(0, self.cutting.size, self.classes).loaded({})._replace(failure=one_line(error, 500))

@@ -5,7 +5,6 @@ Shapes: b samples asked for, S x S pixels.
 
 from __future__ import annotations
 
-import warnings
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from mixstill.data.images import odd_label, reason
 from mixstill.data.photos import Photos
 from mixstill.data.split import Corrupt
 from mixstill.errors import DataError
+from mixstill.quiet import no_warnings
 
 # What is asked of a worker: plain numbers, as each tensor sent to another process would cost a file descriptor.
 Wanted: TypeAlias = tuple[list[int], list[int], int]  # ids, repeats and epoch
@@ -95,7 +95,7 @@ class TrainReader(Dataset[Loaded]):
         broken: dict[str, str] = {}
         which = torch.tensor([ids, repeats], dtype=torch.int64)
         words = self.cutting.words(which[0], which[1], epoch)
-        with warnings.catch_warnings(action="ignore"):  # Pillow's, of odd but readable files
+        with no_warnings():  # Pillow's, of odd but readable files
             for start in range(0, len(ids), _GROUP):
                 self._add(block, ids[start : start + _GROUP], words[start : start + _GROUP], broken)
                 if len(broken) > self.max_corrupt:
@@ -165,7 +165,7 @@ class EvalReader(Dataset[Loaded]):
     def __getitem__(self, ids: list[int]) -> Loaded:
         block = Block(len(ids), self.cutting.size, self.classes)
         broken: dict[str, str] = {}
-        with warnings.catch_warnings(action="ignore"):  # Pillow's, of odd but readable files
+        with no_warnings():  # Pillow's, of odd but readable files
             for index in ids:
                 try:
                     image, label = self.photos.open(index)

@@ -10,9 +10,7 @@ import multiprocessing
 import os
 import signal
 import threading
-import warnings
-from collections.abc import Generator, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Generator, Iterable
 from multiprocessing import forkserver, resource_tracker
 from typing import Any, TypeVar
 
@@ -20,6 +18,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from mixstill.errors import DataError, RunError, one_line
+from mixstill.quiet import environment, no_warnings
 
 T = TypeVar("T")
 
@@ -44,7 +43,7 @@ def read_stream(dataset: IterableDataset[T], workers: int, seed: int, *, pin: bo
 
 
 def _loader(dataset: Dataset[T], workers: int, pin: bool, seed: int = 0, **options: Any) -> DataLoader[T]:
-    with warnings.catch_warnings(action="ignore"):  # of more workers than processors, which the user has asked for
+    with no_warnings():  # of more workers than processors, which the user has asked for
         return DataLoader(
             dataset,
             batch_size=None,
@@ -61,7 +60,7 @@ def _loader(dataset: Dataset[T], workers: int, pin: bool, seed: int = 0, **optio
 
 def _results(loader: DataLoader[T]) -> Generator[T]:
     try:
-        with warnings.catch_warnings(action="ignore"):
+        with no_warnings():
             results: Any = iter(loader)
     except (EOFError, OSError) as error:  # their server is gone, or there is no room for more processes
         raise _not_started(error) from error
@@ -98,8 +97,9 @@ def start_server(modules: Iterable[str] = ()) -> Any:
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["mixstill.data.streaming", *modules])
-    # The server inherits the mask, and its workers from it: none of them ever sees a Ctrl-C.
-    with _safe_path():
+    # Python processes started here import nothing from the current folder, where `python -c` looks first. The server
+    # inherits the mask, and its workers from it: none of them ever sees a Ctrl-C.
+    with environment("PYTHONSAFEPATH", "1"):
         resource_tracker.ensure_running()
         before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         try:
@@ -109,19 +109,6 @@ def start_server(modules: Iterable[str] = ()) -> Any:
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return context
-
-
-@contextmanager
-def _safe_path() -> Iterator[None]:
-    """Python processes started here import nothing from the current folder, where `python -c` looks first."""
-    before = os.environ.get("PYTHONSAFEPATH")
-    os.environ["PYTHONSAFEPATH"] = "1"
-    try:
-        yield
-    finally:
-        del os.environ["PYTHONSAFEPATH"]
-        if before is not None:
-            os.environ["PYTHONSAFEPATH"] = before
 
 
 def _begin(_: int) -> None:

@@ -12,8 +12,10 @@ import errno
 import hashlib
 import json
 import os
+import stat
 import zlib
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -116,59 +118,75 @@ class Cache:
 
     def load(self, epoch: int, index: int, damaged: Callable[[], None] = lambda: None) -> Bytes | None:
         """The answers to a batch, uint8 [B,W]; None where they are not there, or damaged: then `damaged` is called."""
-        content = self._content(epoch)
-        if content is None:
+        with self._opened(epoch) as read:
+            checksum = read(index * _CHECKSUM, _CHECKSUM)  # before the answers, which another process may write now
+            content = read(self._place(index), self._size) if any(checksum) else b""
+        if not content:
             return None
-        checksum = self._checksums(content)[index].tobytes()  # before the answers, which another process may write now
-        if not any(checksum):
-            return None
-        answers = np.array(content[self._place(index) :][: self._size]).reshape(self.rows, self.form.width)
+        answers = np.frombuffer(bytearray(content), np.uint8).reshape(self.rows, self.form.width)
         if checksum == self._checksum(answers, epoch, index):
             return answers
         damaged()
         return None
 
     def store(self, epoch: int, index: int, answers: Bytes) -> None:
-        """Put the answers to a batch there, uint8 [B,W].
+        """Put the answers to a batch there, uint8 [B,W]. The first of an epoch takes the room for all of them.
 
         Raises:
             RunError: an answer that is not finite.
             UserError: the folder holds, by now, answers that depend on something else.
-            OSError: the disk is full, or cannot be written to.
+            OSError: the disk is full, or cannot be written to; it tells the file.
         """
         if not self.form.finite(torch.from_numpy(answers)):
             raise RunError(f"{self.name}: its answers to step {epoch * self.steps + index + 1} are not all finite")
-        if not self._about.exists():
-            self._claim()
         path = self._file(epoch)
-        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
-            if os.fstat(file).st_size != self.steps * self.record:
-                os.ftruncate(file, self.steps * self.record)
-            checksum = self._checksum(answers, epoch, index)
-            for content, place in ((answers.tobytes(), self._place(index)), (checksum, index * _CHECKSUM)):
-                if os.pwrite(file, content, place) < len(content):
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+            if not self._about.exists():
+                self._claim()
+            file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+            try:
+                _reserve(file, self.steps * self.record)
+                _write(file, answers.tobytes(), self._place(index))
+                _write(file, self._checksum(answers, epoch, index), index * _CHECKSUM)
+            finally:
+                os.close(file)
         except OSError as error:
             raise OSError(error.errno, error.strerror, str(path)) from error
-        finally:
-            os.close(file)
 
     def there(self, epoch: int) -> npt.NDArray[np.bool_]:
         """Which steps of an epoch have a record, bool [steps]; whether it is whole is only seen when it is loaded."""
-        content = self._content(epoch)
-        return np.zeros(self.steps, bool) if content is None else np.asarray(self._checksums(content).any(axis=1))
+        with self._opened(epoch) as read:
+            head = read(0, self.steps * _CHECKSUM)
+        checksums = np.frombuffer(head or bytes(self.steps * _CHECKSUM), np.uint8)
+        return np.asarray(checksums.reshape(self.steps, _CHECKSUM).any(axis=1))
 
-    def _content(self, epoch: int) -> Bytes | None:
-        """The file of an epoch, uint8 [bytes]; None where there is none of the right size."""
-        path, size = self._file(epoch), self.steps * self.record
-        if not path.exists() or path.stat().st_size != size:
-            return None
-        return np.memmap(path, dtype=np.uint8, mode="r", shape=(size,))
+    @contextmanager
+    def _opened(self, epoch: int) -> Iterator[Callable[[int, int], bytes]]:
+        """Reads (place, bytes) of the file of an epoch; it reads nothing where there is no such file, or none so long.
 
-    def _checksums(self, content: Bytes) -> Bytes:
-        """The head of a file, uint8 [steps, 4]; four zeros are no checksum but a record that is not there."""
-        return content[: self.steps * _CHECKSUM].reshape(self.steps, _CHECKSUM)
+        Never through a memory map: of a file that is cut short, or on a disk that is full, that ends the process.
+        """
+        try:
+            file = os.open(self._file(epoch), os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))  # a pipe is not waited for
+        except OSError:
+            yield lambda place, count: b""
+            return
+
+        def read(place: int, count: int) -> bytes:
+            try:
+                content = os.pread(file, count, place)
+                while 0 < len(content) < count and (more := os.pread(file, count - len(content), place + len(content))):
+                    content += more
+            except OSError:
+                return b""
+            return content if len(content) == count else b""
+
+        try:
+            about = os.fstat(file)
+            whole = stat.S_ISREG(about.st_mode) and about.st_size == self.steps * self.record
+            yield read if whole else lambda place, count: b""
+        finally:
+            os.close(file)
 
     @property
     def _size(self) -> int:
@@ -225,6 +243,34 @@ class Cache:
                 f"{_OTHERWISE.get(differing[0].partition('.')[0], 'to something else')}: "
                 f"{'; '.join([*texts, *more, 'give another folder'])}"
             )
+
+
+def _reserve(file: int, size: int) -> None:
+    """Make an open file `size` bytes long, with room for all of them on the disk where it can be had beforehand.
+
+    Raises `OSError` where there is no room; the file is then as long as it was, so that others have what is left.
+    """
+    before = os.fstat(file).st_size
+    if before == size:
+        return
+    if hasattr(os, "posix_fallocate"):
+        try:
+            os.posix_fallocate(file, 0, size)
+        except OSError as error:
+            os.ftruncate(file, before)
+            if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):  # some file systems cannot promise any
+                raise
+    os.ftruncate(file, size)
+
+
+def _write(file: int, content: bytes, place: int) -> None:
+    """Write all of `content`, which the system may take in pieces. Raises `OSError` where it takes no more."""
+    left = memoryview(content)
+    while left:
+        taken = os.pwrite(file, left, place)
+        if not taken:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        left, place = left[taken:], place + taken
 
 
 def _put(draft: Path, path: Path) -> None:

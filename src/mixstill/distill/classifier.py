@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -14,6 +13,7 @@ from timm.data import ImageNetInfo
 from timm.models import split_model_name_tag
 from torch import nn
 
+from mixstill import rng
 from mixstill.checks import MOST_CLASSES, MOST_PIXELS, check_arguments
 from mixstill.config import SMALL, Config
 from mixstill.data.split import Split
@@ -23,11 +23,12 @@ from mixstill.distill.registry import PREFIX
 from mixstill.distill.resizing import student_weights
 from mixstill.distill.student import Student
 from mixstill.errors import UserError, nearest, one_line, shown
+from mixstill.files import to_json
 from mixstill.models import Weights, adapt, load_into, read_weights, write_weights
 from mixstill.models.create import create_backbone, pixels
 from mixstill.models.drop_path import schedule_drop_path
 from mixstill.models.resizing import enlargement, resized
-from mixstill.models.weights import SUFFIXES, check_fit
+from mixstill.models.weights import SUFFIXES, check_fit, refuse_not_finite
 from mixstill.normalisation import IMAGENET
 from mixstill.paths import check_regular, path_of, read_regular
 from mixstill.schema import from_dict, to_dict, without_removed
@@ -36,6 +37,8 @@ from mixstill.texts import MOST_BYTES, parse_object
 WEIGHTS_FILE = "weights.safetensors"
 EMA_FILE = "ema.safetensors"
 _KEY = "mixstill"  # of the safetensors metadata
+_LARGEST, _LEAST_STD = 1000, 1e-6  # of a mean or deviation of images in [0, 1]
+_MOST = {"num_classes": MOST_CLASSES, "input_size": MOST_PIXELS}
 
 
 @dataclass(frozen=True)
@@ -49,18 +52,19 @@ class Facts:
     input_size: int
 
     def __post_init__(self) -> None:
-        numbers = [*self.mean, *self.std]
-        if len(self.mean) != 3 or len(self.std) != 3 or not all(isinstance(value, int | float) for value in numbers):
-            raise ValueError(f"mean {self.mean} and std {self.std} are not three numbers each")
-        if not all(value > 0 for value in self.std):
-            raise ValueError(f"std {self.std} is not positive")
-        for name, value, most in (
-            ("num_classes", self.num_classes, MOST_CLASSES),
-            ("input_size", self.input_size, MOST_PIXELS),
-        ):
-            if not isinstance(value, int) or not 1 <= value <= most:
-                raise ValueError(f"{name} {shown(value)} is not a whole number from 1 to {most}")
-        if self.classes is not None and len(self.classes) != self.num_classes:
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if not isinstance(values, tuple) or len(values) != 3 or not all(map(_is_number, values)):
+                raise ValueError(f"{name} {shown(values)} is not three numbers of {_LARGEST} at most")
+        if not all(value >= _LEAST_STD for value in self.std):
+            raise ValueError(f"std {self.std} is not positive, {_LEAST_STD} or more")
+        for name, count in (("num_classes", self.num_classes), ("input_size", self.input_size)):
+            if type(count) is not int or not 1 <= count <= _MOST[name]:
+                raise ValueError(f"{name} {shown(count)} is not a whole number from 1 to {_MOST[name]}")
+        if self.classes is None:
+            return
+        if not isinstance(self.classes, tuple) or not all(isinstance(name, str) for name in self.classes):
+            raise ValueError(f"class names are not a list of texts: {shown(self.classes)}")
+        if len(self.classes) != self.num_classes:
             raise ValueError(f"{len(self.classes)} class names for {self.num_classes} classes")
 
     @classmethod
@@ -87,7 +91,22 @@ class Classifier:
         """The share of a photo's resized side that it is evaluated on: the centre."""
         if self.config is not None:
             return self.config.data.crop_pct if self.config.data.dataset not in SMALL else 1.0
-        return float(getattr(self.model, "pretrained_cfg", {}).get("crop_pct") or 1.0)
+        return _crop_pct(getattr(self.model, "pretrained_cfg", {}))
+
+
+def _is_number(value: object) -> bool:
+    """Whether it is a finite number of a size that means and deviations have, and not True or False."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _LARGEST
+
+
+def _crop_pct(cfg: Mapping[str, Any]) -> float:
+    """Of timm's cfg of a model. Raises `UserError` for what is no share."""
+    told = cfg.get("crop_pct")
+    if told is None:
+        return 1.0
+    if not _is_number(told) or not 0 < told <= 1:
+        raise UserError(f"model: {cfg.get('architecture')!r} has crop_pct {told!r}, which is no share above 0, up to 1")
+    return float(told)
 
 
 def build_student(config: Config, num_classes: int) -> Student:
@@ -95,7 +114,11 @@ def build_student(config: Config, num_classes: int) -> Student:
     plain = config.model.name.removeprefix(PREFIX)
     if plain != config.model.name and timm.is_model(config.model.name):
         raise UserError(f"model.name: {config.model.name!r} has modules already; name the backbone, {plain!r}")
-    torch.manual_seed(config.train.seed & 0x7FFFFFFFFFFFFFFF)
+    with rng.borrowed(config.train.seed & 0x7FFFFFFFFFFFFFFF):
+        return _drawn(config, num_classes)
+
+
+def _drawn(config: Config, num_classes: int) -> Student:
     backbone = create_backbone(
         config.model.name,
         num_classes,
@@ -142,9 +165,10 @@ def enlarged(config: Config, backbone: nn.Module) -> Config:
 def save_student(path: Path, student: nn.Module, config: Config, facts: Facts) -> None:
     """Write a student's weights with its config and facts in the file's metadata."""
     about = {"config": to_dict(config), "facts": asdict(facts)}
-    write_weights(path, student.state_dict(), {_KEY: json.dumps(about)})
+    write_weights(path, student.state_dict(), {_KEY: to_json(about)})
 
 
+@rng.borrowed()
 def load_classifier(
     source: str, *, model: str | None = None, ema: bool = False, input_size: int | None = None
 ) -> Classifier:
@@ -158,8 +182,8 @@ def load_classifier(
         input_size: resize the weights to images of so many pixels per side; default: its own size.
 
     Raises:
-        UserError: nothing of that name, a file that is damaged, foreign or refused, weights that do not fit, or a size
-            that they cannot be resized to.
+        UserError: nothing of that name, a file that is damaged, foreign or refused, weights that do not fit or are not
+            finite, or a size that they cannot be resized to.
     """
     path = path_of(source, "source")
     is_run = path.is_dir() and ((path / "config.yaml").exists() or not (path / "config.json").exists())
@@ -259,6 +283,7 @@ def _from_student(path: Path, weights: Weights, name: str, input_size: int | Non
 
 def _from_timm(name: str, input_size: int | None) -> Classifier:
     backbone = create_backbone(name, pretrained=True)
+    refuse_not_finite(backbone.state_dict(), name)
     return _plain(backbone, _facts_of_timm(backbone), name, name, {}, input_size)
 
 
@@ -281,6 +306,11 @@ def _facts_of_timm(backbone: nn.Module) -> Facts:
         names = [info.index_to_description(index) for index in range(num_classes)]
     mean, std = cfg.get("mean") or IMAGENET[0], cfg.get("std") or IMAGENET[1]
     try:
-        return Facts(num_classes, None if names is None else tuple(names), tuple(mean), tuple(std), pixels(backbone))
-    except ValueError as error:
+        if isinstance(names, Mapping):  # of numbers, which timm knows too
+            names = [names[number] for number in sorted(names, key=int)]
+        listed: list[Any] = [tuple(value) if isinstance(value, list) else value for value in (names, mean, std)]
+        facts = Facts(num_classes, listed[0], listed[1], listed[2], pixels(backbone))
+        _crop_pct(cfg)
+    except (TypeError, ValueError) as error:
         raise UserError(f"model: {cfg.get('architecture')!r} is no classifier of RGB images: {error}") from error
+    return facts

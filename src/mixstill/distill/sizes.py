@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from mixstill import rng
 from mixstill.distill.placement import Placement
 from mixstill.distill.registry import PLACES, PREFIX
 from mixstill.distill.student import Student
@@ -56,6 +57,7 @@ def _source(name: str) -> str:
     return str(model_entrypoint(name).__module__.partition(".")[0])
 
 
+@rng.borrowed()
 def size_of(
     name: str,
     num_classes: int | None = None,

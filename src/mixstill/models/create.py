@@ -11,9 +11,7 @@ import torch
 from torch import nn
 
 from mixstill.errors import UserError, one_line, root, unknown
-
-# The hub's client warns of each of its retries, timm tells what it does not find; the error says it once.
-_LOUD = {"huggingface_hub": logging.ERROR, "timm.models": logging.CRITICAL}
+from mixstill.quiet import only_errors
 
 
 def create_backbone(
@@ -60,12 +58,10 @@ def create_backbone(
 def _create(name: str, pretrained: bool, arguments: dict[str, Any], input_size: int | None) -> nn.Module:
     # timm builds its models of a fixed size for the one in their pretrained_cfg
     overlay = None if input_size is None else {"input_size": (3, input_size, input_size)}
-    loggers = [(logging.getLogger(each), level) for each, level in _LOUD.items()]
-    before = [logger.level for logger, _ in loggers]
-    for logger, level in loggers:
-        logger.setLevel(level)
     try:
-        return timm.create_model(name, pretrained=pretrained, pretrained_cfg_overlay=overlay, **arguments)
+        # the hub's client warns of each of its retries, timm tells what it does not find; the error says it once
+        with only_errors("huggingface_hub"), only_errors("timm.models", logging.CRITICAL):
+            return timm.create_model(name, pretrained=pretrained, pretrained_cfg_overlay=overlay, **arguments)
     except UserError:  # of mixstill's own backbones
         raise
     except Exception as error:  # a user's arguments and the hub's client fail in many ways
@@ -73,9 +69,6 @@ def _create(name: str, pretrained: bool, arguments: dict[str, Any], input_size: 
             why = dict.fromkeys((one_line(root(error), 160), one_line(error, 160)))  # what the client wraps comes first
             raise UserError(f"model: the weights of {name!r} cannot be fetched: {'; '.join(why)}") from error
         raise UserError(f"model: {name!r} cannot be built with {arguments}: {one_line(error)}") from error
-    finally:
-        for (logger, _), level in zip(loggers, before, strict=True):
-            logger.setLevel(level)
 
 
 def _check_patch(name: str, size: int, patch: int) -> None:

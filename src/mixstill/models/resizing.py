@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import copy
 import math
-import warnings
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -26,6 +25,7 @@ from mixstill.models.create import create_backbone, pixels
 from mixstill.models.distilled import DistilledMlpMixer
 from mixstill.models.grids import Grid, Regrid, Tiling, interpolation
 from mixstill.models.weights import State, load_into
+from mixstill.quiet import no_warnings
 
 # Of timm's `MlpMixer`, by the ends of their names: parameters whose inputs are tokens, and those whose outputs are.
 _READ = ("mlp_tokens.fc1.weight", "linear_tokens.weight", "gate.proj.weight")
@@ -170,6 +170,6 @@ def _timm_weights(old: nn.Module, new: nn.Module) -> State:
     body, side, windows = cast(Any, copy.deepcopy(old)), pixels(new), {}
     if isinstance(new, SwinTransformer):  # timm lets windows grow with the image, but builds them of one size
         windows["window_size"] = [cast(Any, stage).blocks[0].window_size for stage in new.layers]
-    with warnings.catch_warnings(action="ignore"):  # timm resamples tables by what PyTorch deprecates
+    with no_warnings():  # timm resamples tables by what PyTorch deprecates
         body.set_input_size(img_size=(side, side), **windows)
     return cast(State, body.state_dict())

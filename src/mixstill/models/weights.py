@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import pickle
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from mixstill.errors import RunError, UserError, one_line
 from mixstill.files import write_atomically
 from mixstill.paths import open_regular
+from mixstill.quiet import no_warnings
 
 State = dict[str, Tensor]
 
@@ -74,7 +74,7 @@ def _read_pickled(path: Path, start: bytes) -> Weights:
     try:
         # torch.load warns of pickle protocols other than its own; a Namespace holds the words of a command line, as in
         # the checkpoints of timm and DeiT
-        with warnings.catch_warnings(action="ignore"), torch.serialization.safe_globals([argparse.Namespace]):
+        with no_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(f"{path}: refused: it holds more than tensors; save its state dict alone") from error
@@ -138,9 +138,12 @@ def load_into(model: nn.Module, state: State, source: str) -> None:
     """Load `state` into `model`; the batch counters of batch norm may be missing, as they are in old files.
 
     Raises:
-        UserError: Other keys or shapes than the model's; the model is then left as it was.
+        UserError: Other keys or shapes than the model's, or weights that are not finite; the model is then left as it
+            was.
     """
     check_fit(model, state, source)
+    wanted = model.state_dict()
+    refuse_not_finite({key: state[key].to(wanted[key].dtype) for key in wanted if key in state}, source)
     model.load_state_dict(state, strict=False)
 
 
@@ -160,3 +163,10 @@ def check_fit(model: nn.Module, state: State, source: str) -> None:
         faults.append(f"{len(mismatched)} of another shape (first {first!r}: {shapes})")
     if faults:
         raise UserError(f"{source}: does not fit {type(model).__name__}: {', '.join(faults)}")
+
+
+def refuse_not_finite(state: Mapping[str, Tensor], source: str) -> None:
+    """Raises `UserError` naming the first tensor of `state` with a value that is NaN or infinite."""
+    for key, tensor in state.items():
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise UserError(f"{source}: its weights are not finite (first {key!r}); name a file that is whole")

@@ -10,6 +10,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
+from mixstill import rng
 from mixstill.config import CompileMode, Config
 from mixstill.data import load_splits
 from mixstill.data.loading import SplitName
@@ -27,7 +28,6 @@ from mixstill.train.compiling import choose
 from mixstill.train.device import host_memory, pick_device
 from mixstill.train.evaluate import Score, evaluate
 from mixstill.train.keys import open_caches
-from mixstill.train.memory import keep_freed_memory
 from mixstill.train.optim import build_optimizer
 from mixstill.train.processes import ALONE, Processes
 from mixstill.train.state import State
@@ -57,7 +57,7 @@ class Job:
     started: Sequence[str] = ()
 
     def score(self, model: nn.Module, split: SplitName) -> dict[str, Score]:
-        """The score of every head of `model` on one of the splits."""
+        """The score of every head of `model` on one of the splits; raises as `evaluate`."""
         return evaluate(
             model,
             self.splits[split],
@@ -67,6 +67,7 @@ class Job:
             batch_size=self.config.train.eval_batch_size,
             amp=self.config.train.amp,
             processes=self.stepper.processes,
+            place=f"step {self.state.step}, {split}",
         )
 
 
@@ -104,8 +105,6 @@ def build(
     """
     check_config(config)
     device, size = pick_device(config.train.device), student_pixels(config)
-    if device.type == "cpu":
-        keep_freed_memory()
     measured: list[SplitName] = ["val", "test"] if config.data.val_fraction else ["test"]
     splits = load_splits(config.data, ["train", *measured], device, size, views=config.views, seed=config.train.seed)
     data = splits["train"]
@@ -182,6 +181,7 @@ def checkpoint_gradients(backbone: nn.Module, name: str) -> None:
         raise UserError(f"train.grad_checkpointing: {name!r} does not support it; leave it out") from error
 
 
+@rng.borrowed()
 def student_pixels(config: Config) -> int:
     """Pixels per side of what the student sees."""
     if config.data.input_size is not None:

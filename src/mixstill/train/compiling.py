@@ -10,7 +10,6 @@ import os
 import shutil
 from collections.abc import Callable
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -55,8 +54,7 @@ def has_compiler(device: torch.device) -> bool:
 class Compiler:
     """Compiles the parts of one run, or leaves them as they are.
 
-    What is compiled is kept in a folder that later runs find (`TORCHINDUCTOR_CACHE_DIR`). A part that cannot be
-    compiled is taken as it is, and said so; unless it is `forced`: then it is the user's mistake.
+    A part that cannot be compiled is taken as it is, and said so; unless it is `forced`: then it is the user's mistake.
     """
 
     def __init__(self, mode: Mode = "never", *, forced: bool = False) -> None:
@@ -64,8 +62,6 @@ class Compiler:
         self.forced = forced
         self.say: Callable[[str], None] = lambda _: None
         if mode != "never":
-            home = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-            os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(home / "mixstill" / "compiled"))
             torch.compiler.reset()  # the code of earlier runs in this process counts towards a limit
 
     def of(self, part: nn.Module) -> nn.Module:

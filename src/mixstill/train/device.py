@@ -12,8 +12,12 @@ from typing import Any
 
 import torch
 
+from mixstill.config import TrainConfig
 from mixstill.errors import UserError
+from mixstill.train.memory import keep_freed_memory
 from mixstill.version import __version__
+
+COMPILED = "TORCHINDUCTOR_CACHE_DIR"
 
 
 def pick_device(name: str) -> torch.device:
@@ -56,10 +60,20 @@ def host_memory() -> int:
 
 
 @contextmanager
-def threads(count: int | None) -> Iterator[None]:
-    """`count` CPU threads while entered; None leaves them as they are."""
+def command_settings(options: TrainConfig) -> Iterator[None]:
+    """What a command sets for its whole process while entered, and a library leaves to the program that calls it.
+
+    The CPU threads of `train.threads`; on a CPU that freed memory stays (`train.memory`); and that compiled code is
+    kept in a folder that later commands find, unless `TORCHINDUCTOR_CACHE_DIR` names another.
+
+    Raises `UserError` if there is no such device.
+    """
+    if pick_device(options.device).type == "cpu":
+        keep_freed_memory()
+    home = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    os.environ.setdefault(COMPILED, str(home / "mixstill" / "compiled"))
     before = torch.get_num_threads()
-    torch.set_num_threads(count or before)
+    torch.set_num_threads(options.threads or before)
     try:
         yield
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
@@ -11,7 +12,7 @@ from torch.nn import functional as F
 
 from mixstill.data.split import Split
 from mixstill.distill.student import Head, Space, StudentOutput
-from mixstill.errors import DataError
+from mixstill.errors import DataError, RunError
 from mixstill.train.processes import ALONE, Processes
 from mixstill.views import normalise, resize, to_float
 
@@ -62,12 +63,14 @@ def evaluate(
     space: Space = "logit",
     processes: Processes = ALONE,
     order: Sequence[int] | None = None,
+    place: str = "evaluation",
 ) -> dict[str, Score]:
     """The score of every head. Images are given at `input_size` pixels in the normalisation (mean, std).
 
     Top-5 counts the classes that there are where they are fewer than five. Heads are averaged in `space`.
     Each of the processes evaluates its share of the samples. The model's mode is put back. `order` tells the model's
-    number of each class of the data, where it is another.
+    number of each class of the data, where it is another. Raises `RunError`, in which `place` is told, where a loss is
+    not finite; `DataError` where no image can be read.
     """
     training = model.training
     model.eval()
@@ -82,6 +85,8 @@ def evaluate(
     model.train(training)
     scores: dict[str, Score] = {}
     for name, (n, top1, top5, loss) in zip(HEADS, processes.sum(sums).tolist(), strict=True):
+        if n and not math.isfinite(loss):
+            raise RunError(f"{place}: the loss of the {name} head is {loss / n}")
         if n:
             scores[name] = Score(100 * top1 / n, 100 * top5 / n, loss / n, int(n))
     if not scores:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mixstill.errors import RunError, UserError, one_line
-from mixstill.files import write_atomically
+from mixstill.files import to_json, write_atomically
 from mixstill.paths import read_regular
 from mixstill.texts import parse_object
 from mixstill.train.processes import ALONE, Processes
@@ -27,7 +26,7 @@ class Journal:
         self.tracker = tracker
         if processes.main:
             kept = [line for line in read_lines(path) if line["step"] <= step] if step else []
-            write_atomically(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
+            write_atomically(path, "".join(to_json(line) + "\n" for line in kept).encode())
         self._window: list[tuple[int, dict[str, Tensor]]] = []
 
     def add(self, step: int, terms: dict[str, Tensor]) -> None:
@@ -58,7 +57,7 @@ class Journal:
         if not self.processes.main:
             return
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+            file.write(to_json(line) + "\n")
         if self.tracker is not None:
             self.tracker.log(scalars(line), line["step"])
 

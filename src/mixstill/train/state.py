@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from mixstill.distill.student import Student
 from mixstill.errors import UserError, one_line
 from mixstill.files import write_atomically
 from mixstill.paths import check_regular
+from mixstill.quiet import no_warnings
 from mixstill.train.optim import build_optimizer
 
 _BEFORE = 2**32 - 1  # the epoch of what is drawn before the first one
@@ -42,10 +42,10 @@ class State:
         decay = config.train.ema_decay
         information = statistics_optimizer = None
         if config.mi.weight > 0 and student.token_shapes:
-            rng.seed_torch(config.train.seed, _BEFORE, 0)  # building the teachers has left the generator anywhere
-            information = MutualInformation(
-                list(student.token_shapes.values()), width=config.mi.width, ema_rate=config.mi.ema_rate
-            ).to(device)
+            with rng.borrowed(rng.model_seed(config.train.seed, _BEFORE, 0)):
+                information = MutualInformation(
+                    list(student.token_shapes.values()), width=config.mi.width, ema_rate=config.mi.ema_rate
+                ).to(device)
             if config.mi.every == "step":
                 statistics_optimizer = torch.optim.Adam(information.parameters(), lr=config.mi.lr, fused=True)
         return cls(
@@ -83,7 +83,7 @@ class State:
         """Go back to the checkpoint. Raises `UserError` if the file is damaged or not of this run's config."""
         try:
             check_regular(path)
-            with warnings.catch_warnings(action="ignore"):  # torch warns of pickles that are not its own
+            with no_warnings():  # torch warns of pickles that are not its own
                 saved = torch.load(path, map_location="cpu", weights_only=True)
             for name, part in self.parts().items():
                 part.load_state_dict(saved[name])

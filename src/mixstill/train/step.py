@@ -62,7 +62,9 @@ class Stepper:
         self.compiler.begin_step()
         for number, part in enumerate(parts):
             with nullcontext() if number + 1 == passes else _without_sync(student):
-                named = self._learn(state, student, part, epoch, index, number, passes)
+                turn = (index * passes + number) * self.processes.count + self.processes.rank
+                with rng.borrowed(rng.model_seed(config.train.seed, epoch, turn)):
+                    named = self._learn(state, student, part, epoch, index, number, passes)
             for name, value in named.items():
                 terms[name] = terms.get(name, 0) + value
 
@@ -87,7 +89,6 @@ class Stepper:
     ) -> dict[str, Tensor]:
         """Forward and backward of one pass; its part of the named terms."""
         config, seed, everyone = self.config, self.config.train.seed, self.processes.count
-        rng.seed_torch(seed, epoch, (index * passes + number) * everyone + self.processes.rank)
         place_paths(state.student, seed, epoch, index * part.total + part.rows)
 
         # forward
@@ -117,13 +118,18 @@ class Stepper:
         if state.information is None or state.statistics_optimizer is not None:
             return {}
         images = batches.sample(epoch)
-        rng.seed_torch(self.config.train.seed, epoch, _ONCE)
+        with rng.borrowed(rng.model_seed(self.config.train.seed, epoch, _ONCE)):
+            return self._regularise_once(state, state.information, images, epoch)
+
+    def _regularise_once(
+        self, state: State, information: MutualInformation, images: Tensor, epoch: int
+    ) -> dict[str, Tensor]:
         place_paths(state.student, self.config.train.seed, epoch, None)
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self.config.train.amp):
             output = state.student(images)
         shift = derangement_shift(self.config.train.seed, epoch, _ONCE, len(images))
-        loss, estimates = self.regularise(state.information, output, shift)
-        parameters = [*state.student.parameters(), *state.information.parameters()]
+        loss, estimates = self.regularise(information, output, shift)
+        parameters = [*state.student.parameters(), *information.parameters()]
         descent = torch.optim.SGD(parameters, lr=self.config.mi.lr)
         loss.backward()  # type: ignore[no-untyped-call]
         self.processes.average_gradients(parameters)

@@ -10,13 +10,14 @@ import os
 import re
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mixstill.files import write_atomically
 from mixstill.paths import read_regular
+from mixstill.quiet import environment, only_errors
 
 PROJECT = "mixstill"
 _PLACES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
@@ -32,6 +33,14 @@ class Place:
     resumed: bool
     step: int
     config: dict[str, Any]
+    held: ExitStack
+    """What is put back when the tool is closed."""
+
+    def unless_told(self, **defaults: str) -> None:
+        """Set the environment variables that the user has not set, until the tool is closed."""
+        for name, value in defaults.items():
+            if name not in os.environ:
+                self.held.enter_context(environment(name, value))
 
 
 class Tool:
@@ -41,6 +50,7 @@ class Tool:
         self.name = name
         self._adapter: Any = None
         self._own_state = False
+        self._held = ExitStack()
 
     def start(self, run: Path, config: Mapping[str, Any], step: int) -> None:
         """Open the tool for the run; where it was opened before, go on with what it shows."""
@@ -51,7 +61,7 @@ class Tool:
         resumed = file.exists()
         id_ = read_regular(file).decode() if resumed else uuid.uuid4().hex[:8]
         self._own_state = _take_state()
-        place = Place(folder, run.name, id_, resumed, step, plain(config))
+        place = Place(folder, run.name, id_, resumed, step, plain(config), self._held)
         self._adapter = _ADAPTERS[self.name](place)
         self._adapter.start()
         if resumed:
@@ -70,12 +80,13 @@ class Tool:
         self._adapter.log(dict(values), step=step)
 
     def finish(self) -> None:
-        """Close the tool, and leave accelerate as it was."""
-        self._adapter.finish()
-        if self._own_state:
-            from accelerate import PartialState
+        """Close the tool, and leave accelerate and the environment as they were."""
+        with self._held:
+            self._adapter.finish()
+            if self._own_state:
+                from accelerate import PartialState
 
-            PartialState._reset_state()
+                PartialState._reset_state()
 
 
 def plain(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -120,13 +131,12 @@ def _tensorboard(place: Place) -> Any:
 
 
 def _mlflow(place: Place) -> Any:
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+    place.unless_told(MLFLOW_DISABLE_TELEMETRY="true", GIT_PYTHON_REFRESH="quiet")
     import mlflow
     from accelerate.tracking import MLflowTracker
 
     for name in ("alembic", "mlflow"):  # they tell of each table they make; errors reach us as such
-        logging.getLogger(name).setLevel(logging.CRITICAL)
+        place.held.enter_context(only_errors(name, logging.CRITICAL))
     artifacts = None
     if "MLFLOW_TRACKING_URI" not in os.environ:
         mlflow.set_tracking_uri(f"sqlite:///{place.folder / 'mlflow.db'}")
@@ -136,8 +146,8 @@ def _mlflow(place: Place) -> Any:
 
 
 def _wandb(place: Place) -> Any:
-    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
-    os.environ.setdefault("WANDB_CACHE_DIR", str(place.folder))  # its log files are under the home directory otherwise
+    # its log files are under the home directory otherwise
+    place.unless_told(WANDB_ERROR_REPORTING="false", WANDB_CACHE_DIR=str(place.folder))
     from accelerate.tracking import WandBTracker
 
     return WandBTracker(
@@ -153,8 +163,7 @@ def _wandb(place: Place) -> Any:
 
 
 def _trackio(place: Place) -> Any:
-    os.environ.setdefault("TRACKIO_DIR", str(place.folder))  # read when trackio is imported
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    place.unless_told(TRACKIO_DIR=str(place.folder), HF_HUB_OFFLINE="1")  # read when trackio is imported
     from accelerate.tracking import TrackioTracker
 
     return TrackioTracker(PROJECT, name=f"{place.title}-{place.id}", resume="allow", config=place.config)
