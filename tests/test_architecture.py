@@ -13,10 +13,10 @@ FILES = sorted(SOURCE.rglob("*.py"))
 
 # Units (a module or package right under mixstill) from the ground up; those of one floor do not know each other.
 FLOORS = [
-    {"errors", "files", "markdown", "normalisation", "spread", "version"},
+    {"errors", "files", "markdown", "normalisation", "spread", "typed", "version"},
     {"config", "rng"},
     {"schema"},
-    {"models", "views", "overrides", "recipes"},
+    {"models", "views", "overrides", "recipes", "stored"},
     {"data"},
     {"distill"},
     {"train"},

@@ -49,6 +49,7 @@ class ModelConfig:
 
 SMALL = ("digits", "cifar10", "cifar100")  # data sets of small images, which are held in memory
 DATASETS = (*SMALL, "folder")
+_COMMANDLESS = "a path or a name, such as --data-dir DIR; a command (pipe:) is never run"
 SCHEMES = ("hfds", "hfids", "tfds", "torch", "wds")  # of timm's dataset factory
 
 
@@ -85,6 +86,9 @@ class DataConfig:
         for name in ("samples_per_class", "num_classes", "num_samples"):
             value = getattr(self, name)
             _require(value is None or value > 0, f"data.{name}", value, "positive")
+        for name in ("dataset", "data_dir", "train_split", "test_split", "input_key", "target_key"):
+            value = getattr(self, name)
+            _require("pipe:" not in (value or "").lower(), f"data.{name}", value, _COMMANDLESS)
         for name in ("workers", "max_corrupt"):
             _require(getattr(self, name) >= 0, f"data.{name}", getattr(self, name), "0 or more")
         scheme, slash, rest = self.dataset.partition("/")

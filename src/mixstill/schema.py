@@ -100,11 +100,14 @@ def from_dict(raw: Mapping[str, Any]) -> Config:
         if not isinstance(values, Mapping):
             raise UserError(f"{section}: expected a mapping of fields, got {values!r}")
         merged[section] = {name: _checked(f"{section}.{name}", value) for name, value in values.items()}
+    # taken round the parser, which imports and calls what a mapping in it names as its class_path
+    arguments = merged.get("model", {}).pop("kwargs", {})
     try:
         namespace = _parser().parse_object(merged)
     except (jsonargparse.ArgumentError, TypeError) as error:
         raise UserError(_explain(one_line(error), merged)) from error
-    return Config(**vars(_parser().instantiate(namespace)))
+    config = Config(**vars(_parser().instantiate(namespace)))
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, kwargs=dict(arguments)))
 
 
 def without_removed(raw: Mapping[str, Any]) -> RawConfig:
@@ -126,6 +129,8 @@ def _checked(name: str, value: Any) -> Any:
         raise unknown(name, value, leaf.choices)
     if isinstance(value, float) and not math.isfinite(value):
         raise UserError(f"{name}: {value!r} is not valid; it must be finite")
+    if name == "model.kwargs" and not isinstance(value, Mapping):
+        raise UserError(f"{name}: expected dict, got {value!r}")
     if name == "distill.teachers":
         value = _words(name, value) if isinstance(value, str) else value
         if not isinstance(value, list | tuple):

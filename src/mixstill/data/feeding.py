@@ -31,6 +31,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from mixstill.data.cutting import Cutting
 from mixstill.data.images import reason
+from mixstill.data.opening import secure_webdataset
 from mixstill.data.reading import Block, Loaded
 from mixstill.errors import one_line
 
@@ -109,6 +110,8 @@ class FeedReader(IterableDataset[Loaded]):
     def _samples(self, overheard: _Overheard) -> Iterator[tuple[Any, Any]]:
         """Image and label of each sample of this worker; what the reader passes over is `overheard`."""
         reader = copy(self.reader)
+        if hasattr(reader, "split_info"):
+            secure_webdataset()  # this may be a worker, which knows nothing of it yet
         for name in _EPOCHS:
             if hasattr(reader, name):
                 setattr(reader, name, SharedCount(self.epoch))

@@ -27,6 +27,7 @@ from mixstill.models.resizing import enlargement, resized
 from mixstill.models.weights import SUFFIXES
 from mixstill.normalisation import IMAGENET
 from mixstill.schema import from_dict, to_dict, without_removed
+from mixstill.stored import BACKBONE, Stored, check_timm_folder
 
 WEIGHTS_FILE = "weights.safetensors"
 EMA_FILE = "ema.safetensors"
@@ -70,12 +71,16 @@ class Facts:
 
 @dataclass(frozen=True)
 class Classifier:
-    """A model in eval mode, its facts, the name it goes by, and the config it was trained with where that is known."""
+    """A model in eval mode, its facts, the name it goes by, and the config it was trained with where that is known.
+
+    `stored` is that config as its file holds it: whoever takes more of it than the backbone must `check` it.
+    """
 
     model: nn.Module
     facts: Facts
     name: str
     config: Config | None = None
+    stored: Stored | None = None
 
     @property
     def crop_pct(self) -> float:
@@ -155,7 +160,8 @@ def load_classifier(
         input_size: resize the weights to images of so many pixels per side; default: its own size.
 
     Raises:
-        UserError: nothing of that name, a file that is damaged, foreign or refused, weights that do not fit, or a size
+        UserError: nothing of that name, a file that is damaged, foreign or refused, a config in it that asks for
+            more than data may (`mixstill.stored`), weights that do not fit, or a size
             that they cannot be resized to.
     """
     path = Path(source).expanduser()
@@ -207,6 +213,8 @@ def _from_student(path: Path, weights: Weights, name: str, input_size: int | Non
         facts = Facts(**raw)
     except (AttributeError, KeyError, TypeError, ValueError, UserError) as error:
         raise UserError(f"{path}: its metadata is damaged: {one_line(error)}") from error
+    stored = Stored(path, config)
+    stored.check(BACKBONE)
     student = build_student(_unfetched(config), facts.num_classes)
     load_into(student, weights.state, str(path))
     if input_size is not None and input_size != facts.input_size:
@@ -214,10 +222,13 @@ def _from_student(path: Path, weights: Weights, name: str, input_size: int | Non
         trained, student = student, build_student(_unfetched(config), facts.num_classes)
         load_into(student, student_weights(trained, student)[0], str(path))
         facts = replace(facts, input_size=input_size)
-    return Classifier(student.eval(), facts, name, config)
+    return Classifier(student.eval(), facts, name, config, stored)
 
 
 def _from_timm(name: str, input_size: int | None) -> Classifier:
+    scheme, _, folder = name.partition(":")
+    if scheme == "local-dir":
+        check_timm_folder(Path(folder))
     backbone = create_backbone(name, pretrained=True)
     return _plain(backbone, _facts_of_timm(backbone), name, name, {}, input_size)
 

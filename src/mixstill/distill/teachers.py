@@ -5,7 +5,6 @@ Shapes: B batch, K classes, T teachers, M modules.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Self, cast
@@ -17,6 +16,7 @@ from mixstill.distill.classifier import Classifier, Facts, load_classifier
 from mixstill.distill.placement import Placement
 from mixstill.distill.student import prediction
 from mixstill.errors import UserError
+from mixstill.stored import model_and_source
 from mixstill.views import resize
 
 
@@ -112,9 +112,9 @@ class Teachers(nn.Module):
 
 def load_teacher(source: str) -> Classifier:
     """A teacher's classifier: any SOURCE, or MODEL=FILE for a weights file that does not tell its architecture."""
-    named = re.fullmatch(r"([\w.]+)=(.+)", source)
+    model, place = model_and_source(source)
     try:
-        return load_classifier(named[2], model=named[1]) if named else load_classifier(source)
+        return load_classifier(place, model=model)
     except UserError as error:
         raise UserError(f"distill.teachers: {error}") from error
 
