@@ -194,6 +194,8 @@ def _short(value: Any) -> str:
 def check_timm_folder(folder: Path) -> None:
     """Raises `UserError` where the config.json of a folder of timm's asks for more than a model and its arguments."""
     file = folder / "config.json"
+    if not file.exists():
+        return  # which timm tells
     try:
         told = json.loads(file.read_text(encoding="utf-8"))
         inner = told.get("pretrained_cfg", told)

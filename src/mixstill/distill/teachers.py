@@ -114,7 +114,7 @@ def load_teacher(source: str) -> Classifier:
     """A teacher's classifier: any SOURCE, or MODEL=FILE for a weights file that does not tell its architecture."""
     model, place = model_and_source(source)
     try:
-        return load_classifier(place, model=model)
+        return load_classifier(place, model=model) if model else load_classifier(source)
     except UserError as error:
         raise UserError(f"distill.teachers: {error}") from error
 
