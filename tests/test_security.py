@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import EpsImagePlugin, Image, UnidentifiedImageError
 
 from mixstill.config import Config, DataConfig
+from mixstill.data.images import open_image
 from mixstill.data.opening import secure_webdataset
+from mixstill.data.photos import Files
 from mixstill.distill.classifier import Facts, build_student, save_student
 from mixstill.errors import UserError
 from mixstill.schema import from_dict, to_dict, write_yaml
@@ -341,3 +344,24 @@ def test_weights_in_a_file_tell_their_config_to_whoever_loads_them(tiny, tmp_pat
     save_student(tmp_path / "x.safetensors", build_student(config, 10), config, facts)
     found = load_classifier(str(tmp_path / "x.safetensors")).stored
     assert found == Stored(tmp_path / "x.safetensors", config)
+
+
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n%%EOF\n"
+
+
+def test_a_picture_is_handed_to_no_other_program(tmp_path, monkeypatch) -> None:
+    run: list[Any] = []
+    monkeypatch.setattr(EpsImagePlugin, "gs_binary", "gs")
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *of, **options: run.append(of))
+    file = tmp_path / "1.jpg"
+    file.write_bytes(EPS)
+    Image.open(file).close()  # Pillow itself knows it
+    with pytest.raises(UserError, match="cannot identify"):
+        open_image(file, 8)
+    with pytest.raises(UnidentifiedImageError):
+        Files([str(file)], [0]).open(0)
+    assert run == []
+
+
+def test_nor_where_timm_opens_it(gopen) -> None:
+    assert EpsImagePlugin.gs_binary is False

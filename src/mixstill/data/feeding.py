@@ -30,7 +30,7 @@ from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
 from mixstill.data.cutting import Cutting
-from mixstill.data.images import reason
+from mixstill.data.images import FORMATS, reason
 from mixstill.data.opening import secure_webdataset
 from mixstill.data.reading import Block, Loaded
 from mixstill.errors import one_line
@@ -139,7 +139,7 @@ def _encoded() -> Any:
 def _opened(image: Any) -> Image.Image:
     """An image as a reader gives it: of Pillow, or the hub's dict of encoded bytes or the path to them."""
     if isinstance(image, dict):
-        return Image.open(io.BytesIO(image["bytes"] or Path(image["path"]).read_bytes()))
+        return Image.open(io.BytesIO(image["bytes"] or Path(image["path"]).read_bytes()), formats=FORMATS)
     return cast(Image.Image, image)
 
 
