@@ -2,8 +2,10 @@
 
 import json
 import os
+import pickle
 import subprocess
 import sys
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import pytest
 from PIL import EpsImagePlugin, Image, UnidentifiedImageError
 
 from mixstill.config import Config, DataConfig
+from mixstill.data.folder import list_folder
 from mixstill.data.images import open_image
 from mixstill.data.opening import secure_webdataset
 from mixstill.data.photos import Files
@@ -365,3 +368,16 @@ def test_a_picture_is_handed_to_no_other_program(tmp_path, monkeypatch) -> None:
 
 def test_nor_where_timm_opens_it(gopen) -> None:
     assert EpsImagePlugin.gs_binary is False
+
+
+def test_the_pickle_beside_a_tar_is_not_read(tmp_path, malicious, monkeypatch) -> None:
+    picture = tmp_path / "a.png"
+    Image.new("RGB", (8, 8)).save(picture)
+    for part in ("train", "test"):
+        with tarfile.open(tmp_path / f"{part}.tar", "w") as tar:
+            tar.add(picture, "ant/a.png")
+        (tmp_path / f"_{part}_tarinfos.pickle").write_bytes(pickle.dumps(malicious(tmp_path / "mark")))
+    monkeypatch.setattr("os.path.getsize", lambda path: 11 * 1024**3)  # from 10 GB on timm looks for it
+    config = DataConfig(dataset="folder", data_dir=str(tmp_path))
+    assert list_folder(config, tmp_path, "train").classes == ("ant",)
+    assert not (tmp_path / "mark").exists()
