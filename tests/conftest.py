@@ -65,6 +65,12 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_state(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What a user has typed is remembered for these tests alone; the processes that they start inherit the place."""
+    os.environ["XDG_STATE_HOME"] = str(tmp_path_factory.mktemp("state"))
+
+
 @pytest.fixture(scope="session")
 def tiny() -> Callable[..., Config]:
     """A config of 4 samples per class in 4 steps per epoch and 2 epochs, with options by their dotted names over it."""

@@ -13,12 +13,12 @@ FILES = sorted(SOURCE.rglob("*.py"))
 
 # Units (a module or package right under mixstill) from the ground up; those of one floor do not know each other.
 FLOORS = [
-    {"errors", "markdown", "normalisation", "quiet", "spread", "version"},
+    {"errors", "markdown", "normalisation", "quiet", "spread", "typed", "version"},
     {"files"},
     {"checks", "paths", "rng", "texts"},
     {"config"},
     {"schema"},
-    {"models", "views", "overrides", "recipes", "unused"},
+    {"models", "views", "overrides", "recipes", "stored", "unused"},
     {"data"},
     {"distill"},
     {"train"},

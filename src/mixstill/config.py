@@ -71,6 +71,7 @@ class ModelConfig:
 
 SMALL = ("digits", "cifar10", "cifar100")  # data sets of small images, which are held in memory
 DATASETS = (*SMALL, "folder")
+_COMMANDLESS = "a path or a name, such as --data-dir DIR; a command (pipe:) is never run"
 SCHEMES = ("hfds", "hfids", "tfds", "torch", "wds")  # of timm's dataset factory
 
 
@@ -108,6 +109,9 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         check_fields(self, "data")
+        for name in ("dataset", "data_dir", "train_split", "test_split", "input_key", "target_key"):
+            value = getattr(self, name)
+            _require("pipe:" not in (value or "").lower(), f"data.{name}", value, _COMMANDLESS)
         scheme, slash, rest = self.dataset.partition("/")
         if slash and scheme not in SCHEMES:
             raise unknown("data.dataset", self.dataset, [f"{name}/{rest}" for name in SCHEMES])

@@ -109,11 +109,14 @@ def from_dict(raw: Mapping[str, Any]) -> Config:
         if not isinstance(values, Mapping):
             raise UserError(f"{section}: expected a mapping of fields, got {shown(values)}")
         merged[section] = {name: _checked(f"{section}.{name}", value) for name, value in values.items()}
+    # taken round the parser, which imports and calls what a mapping in it names as its class_path
+    arguments = merged.get("model", {}).pop("kwargs", {})
     try:
         namespace = _parser().parse_object(merged)
     except (jsonargparse.ArgumentError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise UserError(_explain(one_line(error), merged)) from error
-    return Config(**vars(_parser().instantiate(namespace)))
+    config = Config(**vars(_parser().instantiate(namespace)))
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, kwargs=dict(arguments)))
 
 
 def without_removed(raw: Mapping[str, Any]) -> RawConfig:
@@ -136,6 +139,8 @@ def _checked(name: str, value: Any) -> Any:
     members = value if isinstance(value, list | tuple) else (value,)
     if leaf.number and any(isinstance(member, str) and len(member) > _LONGEST for member in members):
         raise UserError(f"{name}: {shown(value)} is not valid; it is too long for {kind_words(leaf.type)}")
+    if name == "model.kwargs" and not isinstance(value, Mapping):
+        raise UserError(f"{name}: expected a mapping of arguments, got {shown(value)}")
     if name == "distill.teachers":
         value = _words(name, value) if isinstance(value, str) else value
         if not isinstance(value, list | tuple):

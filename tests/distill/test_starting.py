@@ -11,6 +11,7 @@ from mixstill.distill.classifier import Facts, build_student, load_classifier, s
 from mixstill.distill.starting import resumed_config, start, starting_config
 from mixstill.errors import UserError
 from mixstill.schema import to_dict, write_yaml
+from mixstill.stored import remember
 
 FACTS = Facts(10, tuple("0123456789"), (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), 8)
 TEACHERS = ["small@1/2", "large@last"]
@@ -29,6 +30,7 @@ def source(tiny, tmp_path):
         path.mkdir()
         write_yaml(config, path / "config.yaml")
         save_student(path / "weights.safetensors", student, config, facts)
+        remember(config)  # as the run that it stands for has done
         return path
 
     return write

@@ -8,6 +8,7 @@ from mixstill.errors import UserError, unknown
 from mixstill.files import to_json
 from mixstill.overrides import parse
 from mixstill.schema import fields, from_dict, merge, to_dict
+from mixstill.stored import DATA
 from mixstill.unused import refuse_unused
 
 USAGE = """usage: mixstill eval SOURCE [--dataset D] [--data-dir P] [--split S] [--head H] [--json] ...
@@ -66,6 +67,8 @@ def main(argv: list[str]) -> None:
         input_size=from_dict(line.config).data.input_size,
     )
     trained = {} if classifier.config is None else {"data": to_dict(classifier.config)["data"]}
+    if classifier.stored is not None:
+        classifier.stored.check(DATA, line.config)
     cropped = {"data": {"crop_pct": classifier.crop_pct}}
     if not trained and "dataset" not in line.config.get("data", {}):
         raise UserError(f"eval: {classifier.name!r} does not tell its data set; name it with --dataset")

@@ -56,6 +56,7 @@ def _train(
     line: CommandLine, recipe: str | None, path: Path, main: bool, *, resume: bool, quiet: bool
 ) -> dict[str, Any]:
     from mixstill.distill.starting import resumed_config
+    from mixstill.stored import ALL, TEACHERS, Stored
     from mixstill.teaching import resolve_teachers, teachers_of_run
     from mixstill.train.device import command_settings
     from mixstill.train.run import CONFIG_FILE, check_output, saved_config, train
@@ -66,7 +67,10 @@ def _train(
         resume = False
     if resume:
         saved = saved_config(path)
-        config = teachers_of_run(resumed_config(recipe, line.config, saved), saved)
+        named = resumed_config(recipe, line.config, saved)
+        config = teachers_of_run(named, saved)
+        taken = ALL if recipe is None else TEACHERS if config != named else ()
+        Stored(path / CONFIG_FILE, saved).check(taken, line.config)
     else:
         config = config_of(line, recipe)
         check_output(config, path, resume=False)

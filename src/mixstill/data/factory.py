@@ -15,6 +15,7 @@ from torch import Tensor
 
 from mixstill.config import DataConfig
 from mixstill.data.images import Part, odd_label
+from mixstill.data.opening import secure_webdataset
 from mixstill.data.photos import Decoded, Encoded, Files, Photos
 from mixstill.errors import RunError, UserError, one_line
 from mixstill.quiet import only_errors
@@ -79,8 +80,12 @@ def create(config: DataConfig, part: Part, **options: Any) -> Any:
     if package is not None and find_spec(package) is None:
         extra = "tensorflow-datasets tensorflow" if scheme == "tfds" else "'mixstill[stream]'"
         raise UserError(f"data.dataset: {config.dataset!r} needs the package {package}: pip install {extra}")
-    if config.data_dir is None and scheme in _NEEDING_FOLDER:
-        raise UserError(f"data.data_dir: None is not valid; {config.dataset} lies in a folder: --data-dir DIR")
+    if scheme == "wds":
+        secure_webdataset()
+    if not config.data_dir and scheme in _NEEDING_FOLDER:
+        raise UserError(
+            f"data.data_dir: {config.data_dir!r} is not valid; {config.dataset} lies in a folder: --data-dir DIR"
+        )
     if scheme == "torch":
         if config.input_key or config.target_key:
             key = "input_key" if config.input_key else "target_key"

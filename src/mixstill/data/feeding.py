@@ -28,7 +28,8 @@ from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
 from mixstill.data.cutting import Cutting
-from mixstill.data.images import reason
+from mixstill.data.images import FORMATS, reason
+from mixstill.data.opening import secure_webdataset
 from mixstill.data.reading import Block, Loaded
 from mixstill.errors import one_line
 from mixstill.paths import read_regular
@@ -109,6 +110,8 @@ class FeedReader(IterableDataset[Loaded]):
     def _samples(self, overheard: _Overheard) -> Iterator[tuple[Any, Any]]:
         """Image and label of each sample of this worker; what the reader passes over is `overheard`."""
         reader = copy(self.reader)
+        if hasattr(reader, "split_info"):
+            secure_webdataset()  # this may be a worker, which knows nothing of it yet
         for name in _EPOCHS:
             if hasattr(reader, name):
                 setattr(reader, name, SharedCount(self.epoch))
@@ -136,7 +139,7 @@ def _encoded() -> Any:
 def _opened(image: Any) -> Image.Image:
     """An image as a reader gives it: of Pillow, or the hub's dict of encoded bytes or the path to them."""
     if isinstance(image, dict):
-        return Image.open(io.BytesIO(image["bytes"] or read_regular(image["path"])))
+        return Image.open(io.BytesIO(image["bytes"] or read_regular(image["path"])), formats=FORMATS)
     return cast(Image.Image, image)
 
 

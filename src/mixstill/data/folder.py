@@ -50,7 +50,8 @@ class _Folder(ImageFolder):  # type: ignore[misc]
 def _list_tar(config: DataConfig, place: Path) -> Listing:
     nothing = UserError(f"data.data_dir: {place} has no images; expected are CLASS/IMAGE in it, as .png, .jpg or .jpeg")
     try:
-        reader = open_with_timm(config, "", str(place), search_split=False).reader
+        # timm keeps its list of a large tar beside it, as a pickle; it is neither read nor written
+        reader = open_with_timm(config, "", str(place), search_split=False, cache_tarinfo=False).reader
     except UserError as error:
         if "not enough values to unpack" in str(error):  # of a list of no samples
             raise nothing from error

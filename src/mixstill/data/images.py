@@ -33,6 +33,9 @@ STATISTICS: dict[str, Normalisation] = {
     "cifar100": CIFAR100,
 }
 
+# What a picture may be, whatever its name ends in. Of the others Pillow hands EPS to another program, Ghostscript.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "PPM", "TIFF", "JPEG2000")
+
 _DECODE_CHUNK = 64  # images per task of a thread: small ones cost less than a task's bookkeeping
 
 
@@ -118,7 +121,7 @@ def fit(image: Image.Image, size: int, crop_pct: float = 1.0) -> Image.Image:
 def open_image(path: Path, size: int, crop_pct: float = 1.0) -> Tensor:
     """The image in a file as `fit` brings it: uint8 [3, size, size]. Raises `UserError` for one that cannot be read."""
     try:
-        with open_regular(path) as file, Image.open(file) as image:
+        with open_regular(path) as file, Image.open(file, formats=FORMATS) as image:
             return torch.from_numpy(np.asarray(fit(image, size, crop_pct)).transpose(2, 0, 1).copy())
     except Exception as error:  # a broken file makes Pillow raise almost anything
         raise UserError(f"image {str(path)!r} cannot be read: {one_line(error)}") from error

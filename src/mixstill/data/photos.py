@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from mixstill.data.images import FORMATS
 from mixstill.paths import open_regular, read_regular
 
 
@@ -50,7 +51,7 @@ class Files:
 
     def open(self, index: int) -> tuple[Image.Image, int]:
         """See `Photos`."""
-        return Image.open(io.BytesIO(read_regular(self.name(index)))), int(self._labels[index])
+        return Image.open(io.BytesIO(read_regular(self.name(index))), formats=FORMATS), int(self._labels[index])
 
     def name(self, index: int) -> str:
         """The path."""
@@ -83,7 +84,7 @@ class Members:
         _, start, size = self._stretches[index]
         with open_regular(self._path) as file:
             file.seek(start)
-            return Image.open(io.BytesIO(file.read(size))), int(self._labels[index])
+            return Image.open(io.BytesIO(file.read(size)), formats=FORMATS), int(self._labels[index])
 
     def name(self, index: int) -> str:
         """The paths of the tar file and in it."""
@@ -104,7 +105,7 @@ class Encoded:
         file, label = self.reader[index]
         with file:
             content = file.read()
-        return Image.open(io.BytesIO(content)), int(label)
+        return Image.open(io.BytesIO(content), formats=FORMATS), int(label)
 
     def name(self, index: int) -> str:
         """The kind and the number, and the file name where the reader knows one."""

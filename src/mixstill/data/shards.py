@@ -21,8 +21,11 @@ def check_shards(config: DataConfig, part: Part, reader: Any, world: int) -> Non
 
 
 def _check_exist(config: DataConfig, part: Part, reader: Any) -> None:
-    """Of webdataset's shards, those that lie in folders."""
+    """Of webdataset's shards, those that lie in folders. What a folder's own list names must lie in it."""
+    listed = _split(config, part) in reader.info.get("splits", {})
     for name in reader.split_info.filenames:
+        if listed and (":" in name or name.startswith("/") or ".." in name.split("/")):
+            raise UserError(f"data.data_dir: the info.json in {reader.root!r} names {name!r}, which is not in there")
         if urlsplit(name).scheme or urlsplit(reader.root).scheme:
             continue
         shard = Path(reader.root, name)

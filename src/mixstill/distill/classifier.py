@@ -14,7 +14,7 @@ from timm.models import split_model_name_tag
 from torch import nn
 
 from mixstill import rng
-from mixstill.checks import MOST_CLASSES, MOST_PIXELS, check_arguments
+from mixstill.checks import MOST_CLASSES, MOST_PIXELS
 from mixstill.config import SMALL, Config
 from mixstill.data.split import Split
 from mixstill.distill.naming import differing
@@ -30,9 +30,10 @@ from mixstill.models.drop_path import schedule_drop_path
 from mixstill.models.resizing import enlargement, resized
 from mixstill.models.weights import SUFFIXES, check_fit, refuse_not_finite
 from mixstill.normalisation import IMAGENET
-from mixstill.paths import check_regular, path_of, read_regular
+from mixstill.paths import path_of
 from mixstill.schema import from_dict, to_dict, without_removed
-from mixstill.texts import MOST_BYTES, parse_object
+from mixstill.stored import BACKBONE, Stored, check_timm_folder
+from mixstill.texts import parse_object
 
 WEIGHTS_FILE = "weights.safetensors"
 EMA_FILE = "ema.safetensors"
@@ -79,12 +80,16 @@ class Facts:
 
 @dataclass(frozen=True)
 class Classifier:
-    """A model in eval mode, its facts, the name it goes by, and the config it was trained with where that is known."""
+    """A model in eval mode, its facts, the name it goes by, and the config it was trained with where that is known.
+
+    `stored` is that config as its file holds it: whoever takes more of it than the backbone must `check` it.
+    """
 
     model: nn.Module
     facts: Facts
     name: str
     config: Config | None = None
+    stored: Stored | None = None
 
     @property
     def crop_pct(self) -> float:
@@ -182,8 +187,9 @@ def load_classifier(
         input_size: resize the weights to images of so many pixels per side; default: its own size.
 
     Raises:
-        UserError: nothing of that name, a file that is damaged, foreign or refused, weights that do not fit or are not
-            finite, or a size that they cannot be resized to.
+        UserError: nothing of that name, a file that is damaged, foreign or refused, a config in it that asks for more
+            than data may (`mixstill.stored`), weights that do not fit or are not finite, or a size that they cannot be
+            resized to.
     """
     path = path_of(source, "source")
     is_run = path.is_dir() and ((path / "config.yaml").exists() or not (path / "config.json").exists())
@@ -192,7 +198,6 @@ def load_classifier(
     if is_run:
         found = _from_file(_weights_of_run(path, ema), model, path.resolve().name, input_size)
     elif path.is_dir():
-        _check_timm_folder(path)
         found = _from_timm(f"local-dir:{path}", input_size)  # as `strip` and timm write it
     elif path.exists() or path.suffix in SUFFIXES:
         found = _from_file(path, model, path.stem, input_size)
@@ -213,26 +218,6 @@ def _architecture(classifier: Classifier) -> str:
     if classifier.config is not None:
         return split_model_name_tag(classifier.config.model.name)[0]
     return str(cast(Any, classifier.model).pretrained_cfg["architecture"])
-
-
-def _check_timm_folder(folder: Path) -> None:
-    """Raises `UserError` for what timm, which opens these files itself, would wait for or choke on."""
-    try:
-        for file in folder.iterdir():
-            if not file.is_dir():
-                check_regular(file)
-        if not any(file.suffix in SUFFIXES for file in folder.iterdir()):
-            raise ValueError("it holds no weights, such as model.safetensors")
-        about = parse_object(read_regular(folder / "config.json", MOST_BYTES))
-        if not isinstance(about.get("architecture"), str):
-            raise ValueError("it names no architecture")
-        check_arguments("model_args", about.get("model_args") or {})
-        classes = about.get("num_classes", 1)
-        if not isinstance(classes, int) or not 0 <= classes <= MOST_CLASSES:
-            raise ValueError(f"num_classes {shown(classes)} is not a whole number up to {MOST_CLASSES}")
-    except (OSError, ValueError, AttributeError, UserError) as error:
-        reason = error.strerror if isinstance(error, OSError) else one_line(error)
-        raise UserError(f"source: {str(folder)!r} is no folder of timm's: {reason}") from error
 
 
 def _weights_of_run(run: Path, ema: bool) -> Path:
@@ -269,6 +254,8 @@ def _from_student(path: Path, weights: Weights, name: str, input_size: int | Non
         facts = Facts(**raw)
     except (AttributeError, KeyError, TypeError, ValueError, UserError) as error:
         raise UserError(f"{path}: its metadata is damaged: {one_line(error)}") from error
+    stored = Stored(path, config)
+    stored.check(BACKBONE)
     with torch.device("meta"):  # what fits the file's tensors is no larger than they are
         check_fit(build_student(_unfetched(config), facts.num_classes), weights.state, str(path))
     student = build_student(_unfetched(config), facts.num_classes)
@@ -278,10 +265,13 @@ def _from_student(path: Path, weights: Weights, name: str, input_size: int | Non
         trained, student = student, build_student(_unfetched(config), facts.num_classes)
         load_into(student, student_weights(trained, student)[0], str(path))
         facts = replace(facts, input_size=input_size)
-    return Classifier(student.eval(), facts, name, config)
+    return Classifier(student.eval(), facts, name, config, stored)
 
 
 def _from_timm(name: str, input_size: int | None) -> Classifier:
+    scheme, _, folder = name.partition(":")
+    if scheme == "local-dir":
+        check_timm_folder(Path(folder))
     backbone = create_backbone(name, pretrained=True)
     refuse_not_finite(backbone.state_dict(), name)
     return _plain(backbone, _facts_of_timm(backbone), name, name, {}, input_size)

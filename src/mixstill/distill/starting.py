@@ -15,6 +15,7 @@ from mixstill.errors import UserError
 from mixstill.models.weights import load_into
 from mixstill.paths import path_of
 from mixstill.schema import RawConfig, from_dict, merge, to_dict
+from mixstill.stored import ALL
 
 RATIO = "mlp_ratio"  # the argument by which a Mixer is enlarged
 
@@ -66,8 +67,9 @@ def _names_ratio(overrides: Mapping[str, Any]) -> bool:
 
 def _continued(source: Classifier, over: RawConfig) -> Config:
     """The config of the source with `over` put over it."""
-    if source.config is None:
+    if source.config is None or source.stored is None:
         raise UserError(f"model.init_from: {source.name!r} does not tell its config; name a recipe before it")
+    source.stored.check(ALL, over)
     config = from_dict(merge(to_dict(source.config), over))
     resized = "input_size" in over.get("data", {}) and "img_size" not in over["model"].get("kwargs", {})
     return at_size(config, config.data.input_size) if resized else config

@@ -5,7 +5,6 @@ Shapes: B batch, K classes, T teachers, M modules.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Self, cast
@@ -18,6 +17,7 @@ from mixstill.distill.naming import matched
 from mixstill.distill.placement import Placement
 from mixstill.distill.student import prediction
 from mixstill.errors import UserError
+from mixstill.stored import model_and_source
 from mixstill.views import resize
 
 
@@ -129,9 +129,9 @@ class Teachers(nn.Module):
 
 def load_teacher(source: str) -> Classifier:
     """A teacher's classifier: any SOURCE, or MODEL=FILE for a weights file that does not tell its architecture."""
-    named = re.fullmatch(r"([\w.]+)=(.+)", source)
+    model, place = model_and_source(source)
     try:
-        return load_classifier(named[2], model=named[1]) if named else load_classifier(source)
+        return load_classifier(place, model=model) if model else load_classifier(source)
     except UserError as error:
         raise UserError(f"distill.teachers: {error}") from error
 

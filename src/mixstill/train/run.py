@@ -15,6 +15,7 @@ from mixstill.errors import UserError, one_line
 from mixstill.files import write_json
 from mixstill.paths import path_of, read_regular
 from mixstill.schema import differences, from_dict, read_yaml, to_dict, write_yaml
+from mixstill.stored import Stored, remember
 from mixstill.texts import parse_object
 from mixstill.train.build import build
 from mixstill.train.device import machine
@@ -67,7 +68,9 @@ def check_output(config: Config, path: Path, resume: bool) -> None:
     if not resume and ((path / CONFIG_FILE).exists() or (path / CHECKPOINT).exists()):
         raise UserError(f"output: {str(path)!r} already holds a run; go on with --resume, or choose another --output")
     if resume:
-        changed = differences(saved_config(path), config)
+        saved = saved_config(path)
+        Stored(path / CONFIG_FILE, saved).check_links(path)
+        changed = differences(saved, config)
         if changed:
             raise UserError(f"resume: the config is not the one of {str(path)!r}: {'; '.join(changed)}")
 
@@ -130,6 +133,7 @@ def _train(
     if processes.main:
         checkpoint.parent.mkdir(parents=True, exist_ok=True)
         write_yaml(config, path / CONFIG_FILE)
+        remember(config)
     if resume:
         state.restore(checkpoint)
         display.say(f"resumed at step {state.step} of {batches.total}")
