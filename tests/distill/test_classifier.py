@@ -421,5 +421,5 @@ def test_a_stored_config_of_a_giant_allocates_nothing(teachers, tmp_path) -> Non
     about["config"]["model"]["kwargs"] = {"width": 200_000}
     path = tmp_path / "giant.safetensors"
     write_weights(path, weights.state, {"mixstill": json.dumps(about)})
-    with pytest.raises(UserError, match="giant.safetensors: does not fit"):
+    with pytest.raises(UserError, match=r"giant\.safetensors: does not fit"):
         load_classifier(str(path))
