@@ -1,162 +1,36 @@
 """Hostile command lines by kind. Each is a function of its draws, the whole things of a world and an empty folder."""
 
 import json
-import os
 import random
-import socket
 import struct
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
-import yaml
-from fuzz_world import TINY, World, copied
+from fuzz_values import (
+    NUMBERS,
+    TEXTS,
+    a_trap,
+    damage,
+    damaged,
+    damaged_recipe,
+    odd_text,
+    traps,
+    value,
+    with_header,
+    wrong_value,
+)
+from fuzz_world import World, copied
 
 from mixstill import cli
 from mixstill.overrides import ALIASES
-from mixstill.schema import fields, from_dict, to_dict
+from mixstill.schema import fields
 
 Make = Callable[[random.Random, World, Path], list[str]]
-
-NUMBERS = (
-    *("0", "-1", "1", "2", "3", "7", "0.5", "-0.0", "1e-320", "1e-9", "1.5", "1e3", "1e308", "1e400", "-1e400"),
-    *(
-        "nan",
-        "NaN",
-        ".nan",
-        "inf",
-        "-inf",
-        ".inf",
-        "Infinity",
-        "0x10",
-        "0b11",
-        "1_000",
-        "1:30",
-        "\uff11\uff12",
-        "\u00b2",
-    ),
-    *(
-        "2147483647",
-        "2147483648",
-        "9223372036854775808",
-        "18446744073709551616",
-        "9" * 400,
-        "9" * 5000,
-        "1" + "0" * 5000,
-    ),
-    *("1/2", "1/0", "1e", "--1", "+1", "0o7", "true", "1 2", "1,2", "[1, 2]", "0x" + "f" * 5000),
-)
-TEXTS = (
-    *(
-        "",
-        " ",
-        "x",
-        "none",
-        "null",
-        "~",
-        "true",
-        "yes",
-        "last",
-        "auto",
-        "digits",
-        ".",
-        "..",
-        "/",
-        "a/b",
-        "a" * 300,
-        "a" * 5000,
-    ),
-    *(
-        "\0",
-        "a\0b",
-        "\udcff",
-        "\ud800",
-        "\ufeff",
-        "\u202e",
-        "\u00e9",
-        "\U0001f600",
-        "\n",
-        "a\nb",
-        "\x1b[31m",
-        "%s",
-        "{}",
-        "$(touch x)",
-    ),
-    *(
-        "~nobody-here/x",
-        "/dev/zero",
-        "/dev/stdin",
-        "/proc/self/mem",
-        "loop",
-        "pipe",
-        "../../x",
-        "'",
-        '"',
-        "'a b",
-        "@",
-        "@@",
-        "a@",
-    ),
-    *(
-        "hfds/x",
-        "wds/",
-        "torch/x",
-        "folder",
-        "cifar10",
-        "cuda:99",
-        "cuda:" + "9" * 30,
-        "mps",
-        "meta",
-        "rand-m9-mstd0.5-inc1",
-    ),
-    *(
-        "rand-m" + "9" * 5000,
-        "rand-n-1",
-        "rand-m1e400",
-        "augmix-m3",
-        "3a",
-        "*",
-        "[",
-        "(?",
-        "hf-hub:",
-        "local-dir:x",
-        "!!int x",
-    ),
-    *("{a: 1}", "[1, [2, [3]]]", "&a [*a]", "- x", "? x", "1" * 5000, "resnet18", "mixer_digits", "std_mixer_digits"),
-)
 KEYS = (
-    "num_blocks",
-    "embed_dim",
-    "mlp_ratio",
-    "img_size",
-    "patch_size",
-    "in_chans",
-    "drop_rate",
-    "num_classes",
-    "x",
-    "depth",
+    *("num_blocks", "embed_dim", "mlp_ratio", "img_size", "patch_size", "in_chans", "drop_rate"),
+    *("num_classes", "x", "depth"),
 )
-
-
-def traps(folder: Path) -> dict[str, Path]:
-    """What must not be opened, and what leads nowhere."""
-    made = {name: folder / name for name in ("pipe", "socket", "loop", "dangling", "zero", "empty", "inner")}
-    if not made["pipe"].exists():
-        os.mkfifo(made["pipe"])
-        with socket.socket(socket.AF_UNIX) as listener, suppress(OSError):  # its path may be too long
-            listener.bind(str(made["socket"]))
-        made["loop"].symlink_to(made["loop"])
-        made["dangling"].symlink_to(folder / "nowhere")
-        made["zero"].symlink_to("/dev/zero")
-        made["empty"].write_bytes(b"")
-        made["inner"].mkdir()
-    return made
-
-
-def value(draw: random.Random) -> str:
-    """Any word."""
-    return draw.choice(draw.choice((NUMBERS, TEXTS)))
 
 
 def made_fields(draw: random.Random, world: World, folder: Path) -> list[str]:
@@ -177,98 +51,12 @@ def made_fields(draw: random.Random, world: World, folder: Path) -> list[str]:
 def made_recipe(draw: random.Random, world: World, folder: Path) -> list[str]:
     """A YAML recipe with something amiss in its structure or its bytes."""
     path = folder / "r.yaml"
-    how = draw.choice((_wrong_value, _wrong_value, _wrong_value, _odd_text, _odd_text, _bytes, _trap))
-    if how is _trap:
+    how = draw.choice((wrong_value, wrong_value, wrong_value, odd_text, odd_text, damaged_recipe, a_trap))
+    if how is a_trap:
         path.symlink_to(draw.choice(list(traps(folder).values())))
     else:
         path.write_bytes(how(draw))
     return [draw.choice(("train", "train", "check", "demo")), str(path), "--output", str(folder / "out"), "--json"]
-
-
-def _wrong_value(draw: random.Random) -> bytes:
-    raw: Any = json.loads(json.dumps(to_dict(from_dict(TINY))))
-    odd = (
-        None,
-        True,
-        [],
-        {},
-        [[]],
-        {"a": {"b": []}},
-        -1,
-        2**70,
-        1e308,
-        float("nan"),
-        float("inf"),
-        "",
-        "x",
-        [1, "x"],
-        {1: 2},
-    )
-    for _ in range(draw.choice((1, 1, 2))):
-        section = draw.choice(list(raw))
-        if draw.random() < 0.15 or not isinstance(raw[section], dict) or not raw[section]:
-            raw[draw.choice((section, "x", "base"))] = draw.choice(odd)
-        elif draw.random() < 0.1:
-            raw[section][draw.choice(("x", 3, None))] = draw.choice(odd)
-        else:
-            name = draw.choice(list(raw[section]))
-            raw[section][name] = draw.choice((*odd, draw.choice(NUMBERS), draw.choice(TEXTS)))
-    return yaml.safe_dump(raw, allow_unicode=False).encode()
-
-
-def _trap(draw: random.Random) -> bytes:
-    raise AssertionError("it stands for a trap")
-
-
-def _odd_text(draw: random.Random) -> bytes:
-    laughs = "a: &a [x]\n" + "".join(
-        f"{chr(98 + n)}: &{chr(98 + n)} [{', '.join(['*' + chr(97 + n)] * 9)}]\n" for n in range(9)
-    )
-    texts = (
-        laughs,
-        "train: &t {epochs: 1}\noptim: *t\n",
-        "train: {<<: {epochs: 1}, epochs: 2}\n",
-        "train: {epochs: 1}\ntrain: {epochs: 2}\n",
-        "train: {epochs: 1, epochs: 2}\n",
-        "model: {kwargs: {a: 1, a: 2}}\n",
-        "train: " + "[" * 100_000,
-        "train: " + "{a: " * 3000,
-        "model:\n  kwargs:\n" + "".join("  " * (n + 2) + "a:\n" for n in range(300)),
-        "x: " + "y" * 1_100_000,
-        "train: {seed: " + "9" * 5000 + "}\n",
-        "train: {seed: 0x" + "f" * 5000 + "}\n",
-        "train: {seed: " + ":59" * 3000 + "}\n",
-        "optim: {lr: 1.0e+400}\n",
-        "views: {scale: [.nan, 1.0]}\n",
-        "views: {ratio: [0.5, .inf]}\n",
-        "optim: {opt_betas: [1e400, 0.9]}\n",
-        "train: {seed: 2001-99-99}\n",
-        "train: {seed: 2001-01-01}\n",
-        "? [a, b]\n: 1\n",
-        "? {a: b}\n: 1\n",
-        "!!python/object/apply:os.system ['touch x']\n",
-        "!!binary |\n  R0lG\n",
-        "train: !!set {a, b}\n",
-        "train: !!int x\n",
-        "train: !!float\n",
-        "train: !!bool maybe\n",
-        "--- {}\n--- {}\n",
-        "%YAML 9.9\n---\n{}\n",
-        'data: {data_dir: "\\ud800"}\n',
-        'data: {data_dir: "a\\0b"}\n',
-        "base: r.yaml\n",
-        "base: [x]\n",
-        "base: digits\ntrain: 3\n",
-        "\ufeffa: 1\n",
-        "\t\n",
-        "*a",
-        "&a",
-    )
-    return draw.choice(texts).encode("utf-8", "surrogatepass")
-
-
-def _bytes(draw: random.Random) -> bytes:
-    return damaged(draw, yaml.safe_dump(to_dict(from_dict(TINY))).encode())
 
 
 def made_words(draw: random.Random, world: World, folder: Path) -> list[str]:
@@ -304,67 +92,6 @@ def made_words(draw: random.Random, world: World, folder: Path) -> list[str]:
     if words[0] == "models":
         words.insert(1, draw.choice(("mixer_digits", "std_mixer_digits", "cifar_resnet8", "nothing*")))
     return words
-
-
-def damaged(draw: random.Random, content: bytes) -> bytes:
-    """Bytes with a few changed, taken away, put in, or all of them others."""
-    changed = bytearray(content)
-    how = draw.randrange(6)
-    if how == 0:
-        return bytes(changed[: draw.randrange(len(changed) + 1)])
-    if how == 1:
-        return draw.randbytes(draw.choice((0, 1, 8, 300)))
-    if how == 2:
-        place = draw.randrange(len(changed) + 1)
-        changed[place:place] = draw.choice((b"\0", b"\xff\xfe", b"{", b"9" * 5000, draw.randbytes(30)))
-    elif how == 3:
-        place = draw.randrange(len(changed) + 1)
-        del changed[place : place + draw.choice((1, 8, 200))]
-    else:
-        for _ in range(draw.choice((1, 1, 4, 40))):
-            if changed:
-                place = draw.randrange(min(len(changed), draw.choice((64, len(changed)))))
-                changed[place] = draw.choice((0, 255, changed[place] ^ (1 << draw.randrange(8))))
-    return bytes(changed)
-
-
-def _damage(draw: random.Random, path: Path, folder: Path) -> None:
-    """Damage a file, or put something else in its place."""
-    if draw.random() < 0.7:
-        path.write_bytes(damaged(draw, path.read_bytes()))
-        return
-    path.unlink()
-    if draw.random() < 0.8:
-        path.symlink_to(draw.choice(list(traps(folder).values())))
-
-
-def with_header(draw: random.Random, content: bytes) -> bytes:
-    """A safetensors file with something amiss in its header, which is else whole."""
-    (size,) = struct.unpack("<Q", content[:8])
-    header = json.loads(content[8 : 8 + size])
-    about = json.loads(header["__metadata__"]["mixstill"])
-    odd = draw.choice(
-        (None, -1, 0, 10**12, 2**63, 1.5, "x", [], {}, [1], "9" * 5000, True, [0.5] * 3, ["a"] * 10, [None] * 10)
-    )
-    part = draw.choice(("facts", "facts", "config", "tensor", "text", "size"))
-    if part == "facts":
-        about["facts"][draw.choice((*about["facts"], "x"))] = odd
-    elif part == "config":
-        section = draw.choice(list(about["config"]))
-        about["config"][section][draw.choice((*about["config"][section], "x"))] = odd
-    header["__metadata__"]["mixstill"] = json.dumps(about)
-    if part == "text":
-        header["__metadata__"]["mixstill"] = draw.choice(
-            ("", "[]", "3", "{", "[" * 100_000, "9" * 5000, '{"config": 3}', "NaN", "{}")
-        )
-    if part == "tensor":
-        name = draw.choice([name for name in header if name != "__metadata__"])
-        header[name][draw.choice(("dtype", "shape", "data_offsets"))] = draw.choice(
-            (odd, [2**62, 2**62], [0, 2**62], "F64", "BOOL")
-        )
-    text = json.dumps(header).encode()
-    told = draw.choice((0, 2**63, 2**40, len(text) - 1)) if part == "size" else len(text)
-    return struct.pack("<Q", told) + text + content[8 + size :]
 
 
 def _source(draw: random.Random, world: World, folder: Path) -> str:
@@ -414,7 +141,7 @@ def _source(draw: random.Random, world: World, folder: Path) -> str:
         part[draw.choice((*part, "x"))] = draw.choice(odd)
         (place / "config.json").write_text(json.dumps(about))
     else:
-        _damage(draw, draw.choice(sorted(path for path in place.rglob("*") if path.is_file())), folder)
+        damage(draw, draw.choice(sorted(path for path in place.rglob("*") if path.is_file())), folder)
     return str(place)
 
 
@@ -473,7 +200,7 @@ def made_run(draw: random.Random, world: World, folder: Path) -> list[str]:
         elif path.name == "weights.safetensors" and draw.random() < 0.6:
             path.write_bytes(with_header(draw, path.read_bytes()))
         else:
-            _damage(draw, path, folder)
+            damage(draw, path, folder)
     again = ["train", "--resume", "--output", str(run), "--quiet", "--json"]
     return draw.choice(
         (
@@ -491,7 +218,7 @@ def _damage_photos(draw: random.Random, photos: Path, folder: Path) -> None:
     part, kind = photos / draw.choice(("train", "test")), draw.randrange(7)
     trap = draw.choice(list(traps(folder).values()))
     if kind <= 1:
-        _damage(draw, draw.choice(images), folder)
+        damage(draw, draw.choice(images), folder)
     elif kind == 2:
         (part / draw.choice(("cat", "dog")) / f"trap{draw.random()}.png").symlink_to(trap)
     elif kind == 3:
@@ -514,7 +241,7 @@ def made_cache(draw: random.Random, world: World, folder: Path) -> list[str]:
         odd = ("3", "[]", "null", "{}", '{"format": NaN}', '{"a": ' * 50_000, "9" * 5000, '"x"', '{"teacher": 3}')
         path.write_text(draw.choice(odd))
     else:
-        _damage(draw, path, folder)
+        damage(draw, path, folder)
     words = ["--teachers", f"{world.run}@last", "--cache", str(cache), "--json", "--output", str(folder / "out")]
     command, *own = draw.choice((["train", "--quiet"], ["cache", "--quiet"], ["check", "--steps", "1"]))
     return [command, str(world.recipe), *own, *words]
