@@ -5,6 +5,7 @@ A mistake raises `UserError` with the dotted field, the value and what would be 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
@@ -49,6 +50,7 @@ class ModelConfig:
 
 SMALL = ("digits", "cifar10", "cifar100")  # data sets of small images, which are held in memory
 DATASETS = (*SMALL, "folder")
+CROP_PCT, VAL_FRACTION = 0.875, 0.1
 SCHEMES = ("hfds", "hfids", "tfds", "torch", "wds")  # of timm's dataset factory
 
 
@@ -71,17 +73,38 @@ class DataConfig:
         None, "hold the decoded images in memory; default: digits and cifar are held, all others streamed"
     )
     workers: int = option(4, "processes that decode streamed images; 0: the training process itself")
-    crop_pct: float = option(0.875, "evaluation keeps this share of the resized side of a photo: the centre")
-    input_size: int | None = option(None, "pixels per side of what the student sees; default: the backbone's own")
-    val_fraction: float = option(0.0, "share of train cut off as a fixed validation split, the same for every seed")
+    mean: tuple[float, float, float] | None = option(
+        None, "mean per channel, in [0, 1], that images are normalised by; default: that of the weights it starts from"
+    )
+    std: tuple[float, float, float] | None = option(
+        None, "deviation per channel; without weights to start from mean and std are the data set's"
+    )
+    crop_pct: float | None = option(
+        None,
+        "evaluation keeps this share of the resized side of a photo: the centre; default: that of the weights it "
+        f"starts from, else {CROP_PCT}",
+    )
+    input_size: int | None = option(
+        None, "pixels per side of what the student sees; default: that of the weights it starts from, or the backbone"
+    )
+    val_fraction: float | None = option(
+        0.0,
+        "share of train cut off as a fixed validation split, the same for every seed; none: "
+        f"{VAL_FRACTION} where there is no test part",
+    )
     samples_per_class: int | None = option(None, "train on this many fixed samples of each class; default: all")
     download: bool = option(False, "fetch the data set into data_dir when it is not there")
     max_corrupt: int = option(0, "leave up to this many corrupt images out before the run stops")
 
     def __post_init__(self) -> None:
         _require(self.input_size is None or self.input_size > 0, "data.input_size", self.input_size, "positive")
-        _require(0 <= self.val_fraction < 1, "data.val_fraction", self.val_fraction, "in [0, 1)")
-        _require(0 < self.crop_pct <= 1, "data.crop_pct", self.crop_pct, "in (0, 1]")
+        fraction, crop = self.val_fraction, self.crop_pct
+        _require(fraction is None or 0 <= fraction < 1, "data.val_fraction", fraction, "in [0, 1)")
+        _require(crop is None or 0 < crop <= 1, "data.crop_pct", crop, "in (0, 1]")
+        for name, least in (("mean", 0.0), ("std", 1e-6)):
+            values = getattr(self, name)
+            known = values is None or all(math.isfinite(value) and least <= value <= 1 for value in values)
+            _require(known, f"data.{name}", values, f"three numbers from {least:g} to 1: of images in [0, 1]")
         for name in ("samples_per_class", "num_classes", "num_samples"):
             value = getattr(self, name)
             _require(value is None or value > 0, f"data.{name}", value, "positive")
@@ -93,6 +116,11 @@ class DataConfig:
         if not slash and scheme not in DATASETS:
             raise unknown("data.dataset", self.dataset, [*DATASETS, *(f"{name}/NAME" for name in SCHEMES)])
         _require(not slash or bool(rest), "data.dataset", self.dataset, f"followed by a name: {scheme}/NAME")
+
+    @property
+    def crop(self) -> float:
+        """The share of a photo's resized side that evaluation keeps."""
+        return CROP_PCT if self.crop_pct is None else self.crop_pct
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -81,7 +81,7 @@ class Classifier:
     def crop_pct(self) -> float:
         """The share of a photo's resized side that it is evaluated on: the centre."""
         if self.config is not None:
-            return self.config.data.crop_pct if self.config.data.dataset not in SMALL else 1.0
+            return self.config.data.crop if self.config.data.dataset not in SMALL else 1.0
         return float(getattr(self.model, "pretrained_cfg", {}).get("crop_pct") or 1.0)
 
 

@@ -10,8 +10,7 @@ import torch
 from torch import nn
 
 from mixstill.config import CompileMode, Config
-from mixstill.data import load_splits
-from mixstill.data.loading import SplitName
+from mixstill.data import SplitName, cut, load_splits, measured
 from mixstill.data.split import Split
 from mixstill.distill.classifier import Facts, build_student, sketch_student
 from mixstill.distill.objective import Objective
@@ -39,6 +38,7 @@ from mixstill.views import check as check_views
 class Job:
     """A run before its first step; `measured` are the splits that it is evaluated on, the first in each evaluation.
 
+    The last of them is the one that its result is of: test, or val where the data have no test part.
     `started` tells what the student has of the weights of `model.init_from`.
     """
 
@@ -90,8 +90,9 @@ def build(
     device, size = pick_device(config.train.device), student_pixels(config)
     if device.type == "cpu":
         keep_freed_memory()
-    measured: list[SplitName] = ["val", "test"] if config.data.val_fraction else ["test"]
-    splits = load_splits(config.data, ["train", *measured], device, size, views=config.views, seed=config.train.seed)
+    config = replace(config, data=cut(config.data))
+    names = measured(config.data)
+    splits = load_splits(config.data, ["train", *names], device, size, views=config.views, seed=config.train.seed)
     data = splits["train"]
     facts = Facts.of(data, size)
     student = build_student(config, facts.num_classes)
@@ -109,7 +110,7 @@ def build(
     batches = Batches(data, config, size, processes)
     check_parts(batches, state)
     batches, stepper = make_stepper(config, device, facts, teachers, batches, begun)
-    return Job(config, device, facts, splits, measured, teachers, state, batches, stepper, started)
+    return Job(config, device, facts, splits, names, teachers, state, batches, stepper, started)
 
 
 def make_stepper(

@@ -117,7 +117,7 @@ def _train(
     begun = saved_config(path).train.compile if resume else None
     job = build(config, processes, resumed=resume, begun=begun)
     config = replace(config, train=replace(config.train, compile=job.stepper.compiler.mode))
-    config = _located(config)
+    config = _located(replace(config, data=job.config.data))
     state, batches = job.state, job.batches
 
     # begin, or resume
@@ -146,8 +146,10 @@ def _train(
     # close
     known = {} if final is None else {job.measured[0]: final}
     scores = {split: known.get(split) or job.score(state.student, split) for split in job.measured}
-    if not math.isfinite(main_head(scores["test"]).loss):
-        raise RunError(f"step {state.step}: the loss on test is {main_head(scores['test']).loss}")
+    last = job.measured[-1]
+    result = main_head(scores[last])
+    if not math.isfinite(result.loss):
+        raise RunError(f"step {state.step}: the loss on {last} is {result.loss}")
     averaged = None
     if state.ema is not None:
         averaged = {split: plain(job.score(state.ema.module, split)) for split in job.measured}
@@ -159,8 +161,8 @@ def _train(
         "step": state.step,
         "steps": batches.total,
         "epochs": config.train.epochs,
-        **asdict(main_head(scores["test"])),
-        "split": "test",
+        **asdict(result),
+        "split": last,
         "heads": {split: plain(found) for split, found in scores.items()},
         "ema": averaged,
         "parameters": count_parameters(state.student),
@@ -180,5 +182,5 @@ def _train(
             save_student(path / EMA_FILE, state.ema.module, config, job.facts)
         write_json(path / SUMMARY_FILE, summary)
     processes.wait()
-    display.say(f"{'done' if summary['complete'] else 'stopped'} at step {state.step}: {main_head(scores['test'])}")
+    display.say(f"{'done' if summary['complete'] else 'stopped'} at step {state.step}: {result}")
     return summary
