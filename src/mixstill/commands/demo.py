@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from mixstill import recipes
+from mixstill.commands.choice import recipe_of
+from mixstill.commands.train import DEFAULT_RECIPE
 from mixstill.config import Config
 from mixstill.errors import UserError
 from mixstill.overrides import parse
@@ -32,12 +34,14 @@ def main(argv: list[str]) -> None:
     if len(line.words) > 1:
         raise UserError(f"demo: takes one recipe, got {' '.join(line.words)}")
     seeds = range(line.whole("seeds") or 3)
-    recipe = line.words[0] if line.words else "digits"
+    recipe = recipe_of(line) or DEFAULT_RECIPE
     config = recipes.load(recipe, line.config)
     if "seed" in line.config.get("train", {}):
         raise UserError("demo: takes --seeds N, not one --seed")
     if not config.distill.teachers:
-        raise UserError(f"demo: the recipe {recipe!r} has no teachers to compare with")
+        raise UserError(
+            f"demo: the recipe {recipe!r} has no teachers to compare with; name them by --teachers SOURCE@PLACE"
+        )
     output = Path(options.get("output", Path("runs", "demo"))).expanduser()
 
     from mixstill.files import write_json

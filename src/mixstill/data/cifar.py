@@ -25,13 +25,12 @@ _PARQUET_FORMATS = ("PNG", "JPEG", "WEBP")  # asking for few is what makes openi
 def load_cifar(config: DataConfig, root: Path, split: Part) -> Source:
     """CIFAR-10 or CIFAR-100: the hub's Parquet files, else torchvision's pickles, else torchvision's download."""
     name = config.dataset
-    held = {_parquet_dataset(folder): folder for folder in reversed(holding(root, "train-*.parquet", "test-*.parquet"))}
-    if name in held:
-        return _cifar_parquet(config, held[name], split)
-    pickles = {other: holding(root, f"{kind.base_folder}/*") for other, kind in _CIFAR_PICKLES.items()}
-    if pickles[name]:
-        return _cifar_pickles(name, pickles[name][0].parent, split, config.download)
-    others = [other for other in _CIFAR_CLASSES if other in held or pickles[other]]
+    rows, pickles = _rows(root), _pickles(root)
+    if name in rows:
+        return _cifar_parquet(config, rows[name], split)
+    if name in pickles:
+        return _cifar_pickles(name, pickles[name], split, config.download)
+    others = [other for other in _CIFAR_CLASSES if other in rows or other in pickles]
     if others:
         raise UserError(f"data.data_dir: {str(root)!r} holds {others[0]}, not the data.dataset {name!r}")
     if config.download:
@@ -40,6 +39,28 @@ def load_cifar(config: DataConfig, root: Path, split: Part) -> Source:
         f"data.data_dir: no {name} in {str(root)!r} or two folders down: neither {split}-*.parquet with a column "
         f"{_CIFAR_LABEL[name]!r} nor {_CIFAR_PICKLES[name].base_folder}; --data.download true fetches it"
     )
+
+
+def held(root: Path) -> str | None:
+    """Which of the CIFARs lies in `root`, in any of its forms; None where neither does."""
+    try:
+        there = _rows(root) | _pickles(root)
+    except (UserError, OSError):
+        return None
+    return next((name for name in _CIFAR_CLASSES if name in there), None)
+
+
+def _rows(root: Path) -> dict[str, Path]:
+    """The folder of the Parquet files of each of the CIFARs that is there."""
+    folders = reversed(holding(root, "train-*.parquet", "test-*.parquet"))
+    named = ((_parquet_dataset(folder), folder) for folder in folders)
+    return {name: folder for name, folder in named if name is not None}
+
+
+def _pickles(root: Path) -> dict[str, Path]:
+    """The folder that holds the folder of torchvision's pickles, of each of the CIFARs that is there."""
+    found = {name: holding(root, f"{kind.base_folder}/*") for name, kind in _CIFAR_PICKLES.items()}
+    return {name: folders[0].parent for name, folders in found.items() if folders}
 
 
 def _parquet_dataset(folder: Path) -> str | None:

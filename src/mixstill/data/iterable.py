@@ -50,6 +50,7 @@ class Feed:
     device: torch.device
     workers: int
     corrupt: Corrupt
+    left_out: int = 0
 
     @property
     def cropped(self) -> bool:

@@ -34,7 +34,8 @@ class _Whole:
     count: int
     labels: Tensor | None
     classes: tuple[str, ...]
-    split: Callable[[Tensor], Split]
+    split: Callable[[Tensor, int], Split]
+    """Of the ids of the split, and how many more `samples_per_class` leaves out."""
 
 
 def load_split(
@@ -61,8 +62,8 @@ def load_splits(
 ) -> dict[SplitName, Split]:
     """The named splits, on `device`; what train and val share is held once.
 
-    val is a fixed share `config.val_fraction` of each class of train (`cut` where it is left open), train the rest, of which
-    `config.samples_per_class` fixed samples of each class are kept. Neither depends on the seed of a run.
+    val is a fixed share `config.val_fraction` of each class of train (see `cut` where it is left open), train the rest,
+    of which `config.samples_per_class` fixed samples of each class are kept. Neither depends on the seed of a run.
     `size` is that of `load_source`; `views` and `seed` are for the crops that workers draw in training.
     Raises `UserError` as `load_source` does, and for a split that the config does not give.
     """
@@ -87,14 +88,15 @@ def load_splits(
     loaded: dict[SplitName, Split] = {}
     if "test" in wanted:
         part = whole("test")
-        loaded["test"] = part.split(torch.arange(part.count))
+        loaded["test"] = part.split(torch.arange(part.count), 0)
     if "train" in wanted or "val" in wanted:
         part = whole("train")
         val = _validation(config, part)
         train = torch.ones(part.count, dtype=torch.bool).index_fill_(0, val, False).nonzero().squeeze(1)
+        there = len(train)
         if config.samples_per_class is not None and "train" in wanted:
             train = _subset(config, part, train, config.samples_per_class)
-        loaded |= {"train": part.split(train), "val": part.split(val)}
+        loaded |= {"train": part.split(train, there - len(train)), "val": part.split(val, 0)}
         if "test" in loaded and loaded["test"].classes != part.classes:
             raise UserError(
                 f"data.dataset: the train and the test part of {config.dataset!r} differ in their classes: "
@@ -115,7 +117,9 @@ def _resident(config: DataConfig, part: Part, device: torch.device, size: int | 
     source = load_source(config, part, size)
     pixels, labels = source.pixels.to(device), source.labels.to(device)
     about = (source.classes, *normalisation_of(config), source.corrupt)
-    return _Whole(len(labels), source.labels, source.classes, lambda ids: Resident(pixels, labels, ids, *about))
+    return _Whole(
+        len(labels), source.labels, source.classes, lambda ids, out: Resident(pixels, labels, ids, *about, out)
+    )
 
 
 def _stream(
@@ -125,7 +129,7 @@ def _stream(
     photos, classes = found.photos, found.classes
     cutting = Cutting(size=size or 0, crop_pct=config.crop, views=views, seed=seed)
     about = (classes, *normalisation_of(config), cutting, device, config.workers, Corrupt(config.max_corrupt))
-    return _Whole(len(photos), photos.labels, classes, lambda ids: Stream(photos, ids, *about))
+    return _Whole(len(photos), photos.labels, classes, lambda ids, out: Stream(photos, ids, *about, out))
 
 
 def _feed(
@@ -136,7 +140,7 @@ def _feed(
             f"views.aug_repeats: {views.aug_repeats} is not valid; {config.dataset} gives each sample only once"
         )
     feed = open_feed(config, part, device, size, views, seed)
-    return _Whole(len(feed), None, feed.classes, lambda ids: feed)
+    return _Whole(len(feed), None, feed.classes, lambda ids, out: feed)
 
 
 def _labels(config: DataConfig, whole: _Whole, field: str) -> Tensor:

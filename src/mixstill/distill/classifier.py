@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -30,7 +30,10 @@ from mixstill.schema import from_dict, to_dict, without_removed
 
 WEIGHTS_FILE = "weights.safetensors"
 EMA_FILE = "ema.safetensors"
+HUB = ("hf-hub", "local-dir")  # what a name of timm's begins with that is an id of its hub, or a folder in its layout
 _KEY = "mixstill"  # of the safetensors metadata
+SEEN = "pretrained_cfg"  # of the safetensors metadata of a stripped student: what timm's config.json would tell
+_TOLD = ("mean", "std", "crop_pct", "label_names")
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,12 @@ class Facts:
             return None
         pairs = enumerate(zip(self.classes, classes, strict=False))
         return next((f"class {index} is {own!r} and {other!r}" for index, (own, other) in pairs if own != other), None)
+
+
+def seen_as(facts: Facts, data: Mapping[str, Any]) -> Facts:
+    """`facts` with the `mean` and `std` of raw fields of the data section. Raises `UserError` as their config does."""
+    checked = from_dict({"data": {name: value for name, value in data.items() if name in ("mean", "std")}}).data
+    return replace(facts, mean=checked.mean or facts.mean, std=checked.std or facts.std)
 
 
 @dataclass(frozen=True)
@@ -165,7 +174,7 @@ def load_classifier(
         return _from_file(_weights_of_run(path, ema), model, path.resolve().name, input_size)
     if path.exists() or path.suffix in SUFFIXES:
         return _from_file(path, model, path.stem, input_size)
-    if source.partition(":")[0] in ("hf-hub", "local-dir"):
+    if source.partition(":")[0] in HUB:
         return _from_timm(source, input_size)
     if not timm.is_model(source.partition(".")[0]):
         near = nearest(source, timm.list_models())
@@ -193,10 +202,21 @@ def _from_file(path: Path, model: str | None, name: str, input_size: int | None)
     kwargs = dict(adapted.kwargs)
     backbone = create_backbone(adapted.name, kwargs.pop("num_classes"), kwargs=kwargs)
     load_into(backbone, adapted.state, str(path))
+    if SEEN in weights.metadata:
+        cast(Any, backbone).pretrained_cfg = cast(Any, backbone).pretrained_cfg | _told(path, weights.metadata[SEEN])
     facts = _facts_of_timm(backbone)
-    if adapted.normalisation is not None:
+    if adapted.normalisation is not None and SEEN not in weights.metadata:
         facts = replace(facts, mean=adapted.normalisation[0], std=adapted.normalisation[1])
     return _plain(backbone, facts, name, adapted.name, kwargs, input_size)
+
+
+def _told(path: Path, text: str) -> dict[str, Any]:
+    """How the images of a stripped student are seen, and its classes; nothing else is taken of what a file says."""
+    try:
+        cfg = json.loads(text)
+        return {name: cfg[name] for name in _TOLD if name in cfg}
+    except (TypeError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: its metadata is damaged: {one_line(error)}") from error
 
 
 def _from_student(path: Path, weights: Weights, name: str, input_size: int | None) -> Classifier:
@@ -215,6 +235,13 @@ def _from_student(path: Path, weights: Weights, name: str, input_size: int | Non
         load_into(student, student_weights(trained, student)[0], str(path))
         facts = replace(facts, input_size=input_size)
     return Classifier(student.eval(), facts, name, config)
+
+
+def pretrained(config: Config) -> Classifier:
+    """How the weights that timm has for the backbone of `config` see images; the weights themselves are not fetched."""
+    with torch.device("meta"):
+        backbone = create_backbone(config.model.name, kwargs=config.model.kwargs)
+    return Classifier(backbone, _facts_of_timm(backbone), config.model.name)
 
 
 def _from_timm(name: str, input_size: int | None) -> Classifier:
