@@ -17,7 +17,7 @@ from mixstill.distill.objective import Objective
 from mixstill.distill.starting import start
 from mixstill.distill.student import Student
 from mixstill.distill.teachers import Teachers
-from mixstill.errors import UserError, one_line
+from mixstill.errors import UserError, many, one_line
 from mixstill.models.create import create_backbone, pixels
 from mixstill.train.answers import Answers
 from mixstill.train.batch import Batches
@@ -52,6 +52,13 @@ class Job:
     batches: Batches
     stepper: Stepper
     started: Sequence[str] = ()
+
+    def unmeasured(self) -> list[str]:
+        """A line where there is no test part to measure on."""
+        if "test" in self.measured:
+            return []
+        count, share = many(len(self.splits["val"]), "image"), self.config.data.val_fraction
+        return [f"measured on val: {count}, {share} of each class of train, as the data have no test part"]
 
     def score(self, model: nn.Module, split: SplitName) -> dict[str, Score]:
         """The score of every head of `model` on one of the splits."""

@@ -131,7 +131,7 @@ def _train(
 
     # train
     warnings = teacher_warnings(job) if processes.main and state.step == 0 else ()
-    for line in [*job.started, *batches.about(), *warnings]:
+    for line in [*job.started, *job.unmeasured(), *batches.about(), *warnings]:
         display.say(line)
     display.say(f"{len(batches.data)} training images, {batches.per_epoch} steps per epoch, on {job.device}")
     job.stepper.compiler.begin(display.say)
