@@ -214,6 +214,8 @@ def _told(path: Path, text: str) -> dict[str, Any]:
     """How the images of a stripped student are seen, and its classes; nothing else is taken of what a file says."""
     try:
         cfg = json.loads(text)
+        if not isinstance(cfg, dict) or not 0 < cfg.get("crop_pct", 1.0) <= 1:
+            raise ValueError(f"{SEEN} is no mapping with a crop_pct in (0, 1]")
         return {name: cfg[name] for name in _TOLD if name in cfg}
     except (TypeError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: its metadata is damaged: {one_line(error)}") from error
