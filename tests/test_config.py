@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from typing import get_args
 
 import pytest
@@ -11,6 +12,7 @@ from mixstill.config import Config, OptimConfig, TrainConfig
 from mixstill.errors import UserError
 from mixstill.schema import FREE_ON_RESUME, Field, differences, fields, from_dict, merge, read_yaml, to_dict, write_yaml
 
+UNIT = "of images in [0, 1]"
 OTHER = {
     "model": {"name": "resnet18", "kwargs": {"in_chans": 3, "act_layer": "gelu", "nested": {"a": [1, 2]}}},
     "data": {"dataset": "folder", "data_dir": "/données", "input_size": 64},
@@ -177,6 +179,12 @@ def test_a_mistake_names_the_field_the_value_and_what_would_do(raw, words) -> No
         ("views.ratio", [(2.0, 1.0), (0.0, 1.0)], "two ascending, positive"),
         ("views.cutmix_minmax", [(0.2, 1.0), (0.3, 0.2)], "two ascending in (0, 1)"),
         ("data.crop_pct", [0.0, 1.1], "in (0, 1]"),
+        (
+            "data.mean",
+            [(0.5, 0.5, 1.1), (-0.1, 0.5, 0.5), (math.nan, 0.5, 0.5)],
+            "three numbers from 0 to 1: of images in [0, 1]",
+        ),
+        ("data.std", [(0.0, 0.5, 0.5), (math.inf, 0.5, 0.5)], "three numbers from 1e-06 to 1: of images in [0, 1]"),
         ("data.workers", [-1], "0 or more"),
         ("data.max_corrupt", [-1], "0 or more"),
         ("data.num_classes", [0], "positive"),
@@ -222,6 +230,8 @@ def test_merge_puts_leaves_over_leaves_and_changes_neither() -> None:
 
 
 OTHERS = {
+    "data.mean": [0.5, 0.4, 0.3],
+    "data.std": [0.5, 0.4, 0.3],
     "model.kwargs": {"a": 1},
     "distill.teachers": ["a@last"],
     "distill.tokens": "spatial",

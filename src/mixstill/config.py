@@ -72,6 +72,7 @@ class ModelConfig:
 SMALL = ("digits", "cifar10", "cifar100")  # data sets of small images, which are held in memory
 DATASETS = (*SMALL, "folder")
 _COMMANDLESS = "a path or a name, such as --data-dir DIR; a command (pipe:) is never run"
+CROP_PCT, VAL_FRACTION = 0.875, 0.1
 SCHEMES = ("hfds", "hfids", "tfds", "torch", "wds")  # of timm's dataset factory
 
 
@@ -96,12 +97,32 @@ class DataConfig:
     workers: int = option(
         4, "processes that decode streamed images; 0: the training process itself", f"[0, {_PROCESSES}]"
     )
-    crop_pct: float = option(0.875, "evaluation keeps this share of the resized side of a photo: the centre", "(0, 1]")
-    input_size: int | None = option(
-        None, "pixels per side of what the student sees; default: the backbone's own", f"[1, {MOST_PIXELS}]"
+    mean: tuple[float, float, float] | None = option(
+        None,
+        "mean per channel, in [0, 1], that images are normalised by; default: that of the weights it starts from",
+        "[0, 1]",
     )
-    val_fraction: float = option(
-        0.0, "share of train cut off as a fixed validation split, the same for every seed", "[0, 1)"
+    std: tuple[float, float, float] | None = option(
+        None,
+        "deviation per channel; without weights to start from mean and std are the data set's",
+        "[0.000001, 1]",
+    )
+    crop_pct: float | None = option(
+        None,
+        "evaluation keeps this share of the resized side of a photo: the centre; default: that of the weights it "
+        f"starts from, else {CROP_PCT}",
+        "(0, 1]",
+    )
+    input_size: int | None = option(
+        None,
+        "pixels per side of what the student sees; default: that of the weights it starts from, or the backbone",
+        f"[1, {MOST_PIXELS}]",
+    )
+    val_fraction: float | None = option(
+        0.0,
+        "share of train cut off as a fixed validation split, the same for every seed; none: "
+        f"{VAL_FRACTION} where there is no test part",
+        "[0, 1)",
     )
     samples_per_class: int | None = option(None, "train on this many fixed samples of each class; default: all", _MANY)
     download: bool = option(False, "fetch the data set into data_dir when it is not there")
@@ -118,6 +139,11 @@ class DataConfig:
         if not slash and scheme not in DATASETS:
             raise unknown("data.dataset", self.dataset, [*DATASETS, *(f"{name}/NAME" for name in SCHEMES)])
         _require(not slash or bool(rest), "data.dataset", self.dataset, f"followed by a name: {scheme}/NAME")
+
+    @property
+    def crop(self) -> float:
+        """The share of a photo's resized side that evaluation keeps."""
+        return CROP_PCT if self.crop_pct is None else self.crop_pct
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -33,6 +33,8 @@ ALIASES = {
     "num-classes": "data.num_classes",
     "workers": "data.workers",
     "num-workers": "data.workers",
+    "mean": "data.mean",
+    "std": "data.std",
     "crop-pct": "data.crop_pct",
     "eval-crop-ratio": "data.crop_pct",
     "max-corrupt": "data.max_corrupt",

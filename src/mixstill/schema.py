@@ -199,6 +199,7 @@ def differences(old: Config, new: Config) -> list[str]:
         section, name = dotted.split(".")
         was, now = before[section][name], after[section][name]
         left_open = dotted == "train.compile" and now == "auto"
+        left_open |= dotted == "data.crop_pct" and old.data.crop == new.data.crop
         moved = dotted == "distill.cache" and None not in (was, now)
         if was != now and dotted not in FREE_ON_RESUME and not left_open and not moved:
             lines.append(f"{dotted}: {was!r} -> {now!r}")

@@ -218,5 +218,5 @@ def check_timm_folder(folder: Path) -> None:
     found += [(f"pretrained_cfg.{name}", inner[name]) for name in sources if inner.get(name)]
     for name, value in found:
         raise UserError(
-            f"{file}: it says {name}: {shown(value, 120)}, which a file may not; name its weights with --model NAME instead"
+            f"{file}: it says {name}: {shown(value, 120)}, which a file may not; name its weights with --model NAME"
         )

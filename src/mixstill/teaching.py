@@ -11,7 +11,7 @@ import timm
 
 from mixstill import recipes
 from mixstill.config import Config
-from mixstill.data import load_split, load_splits
+from mixstill.data import load_split, load_splits, measured
 from mixstill.distill.classifier import Facts, build_student, save_student
 from mixstill.distill.placement import Placement
 from mixstill.distill.starting import start
@@ -53,7 +53,7 @@ def teachers_as_they_stand(config: Config, output: Path, folder: Path) -> tuple[
     missing = [name for name, run in runs.items() if run is None]
     if missing:
         size = student_pixels(config)
-        data = load_split(config.data, "test", "cpu", size)
+        data = load_split(config.data, measured(config.data)[-1], "cpu", size)
         facts = Facts.of(data, size)
         runs |= {name: _untrained(name, configs[name], facts, folder) for name in missing}
     return _taught_by(config, placements, runs), {str(runs[name]): name for name in missing}
@@ -89,7 +89,7 @@ def _check(config: Config, others: Sequence[Placement]) -> None:
     check_config(config)
     pick_device(config.train.device)
     size = student_pixels(config)
-    data = load_splits(config.data, ["train", "test"], "cpu", size)["train"]
+    data = load_splits(config.data, ["train", *measured(config.data)], "cpu", size)["train"]
     facts = Facts.of(data, size)
     Teachers(others, facts)
     if config.model.init_from is not None:

@@ -1,5 +1,6 @@
 """`mixstill predict`: the likeliest classes of image files, by name."""
 
+import io
 import json
 import re
 from pathlib import Path
@@ -101,8 +102,49 @@ def test_an_image_that_cannot_be_read_is_named(refused, insects, images, tmp_pat
     for name in ("none.png", "text.png", "cut.png"):
         said = refused("predict", insects, tmp_path / name)
         assert said.startswith(f"image '{tmp_path / name}' cannot be read: ")
-    assert refused("predict", insects, tmp_path).startswith(f"image '{tmp_path}' cannot be read: ")
+    (tmp_path / "empty").mkdir()
+    assert refused("predict", insects, tmp_path / "empty") == f"predict: '{tmp_path / 'empty'}' stands for no image"
+    assert refused("predict", insects, f"{tmp_path}/*.jpg") == f"predict: '{tmp_path}/*.jpg' stands for no image"
     assert refused("predict", insects, images[0], "--device", "gpu").startswith("train.device: unknown device 'gpu'")
+
+
+def answered(said) -> list[str]:
+    return [json.loads(line)["image"] for line in said.out.splitlines()]
+
+
+def test_a_folder_a_pattern_and_standard_input_stand_for_images_in_order(
+    mixstill, insects, images, tmp_path, monkeypatch
+) -> None:
+    content = Path(images[0]).read_bytes()
+    names = ("b.png", "a/2.PNG", "a/10.jpg", ".hidden/x.png", "a/.y.png", "notes.txt")
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    said = mixstill("predict", insects, tmp_path / "b.png", tmp_path, "--json")
+    assert (said.code, said.err) == (0, "")
+    assert answered(said) == [f"{tmp_path}/{name}" for name in ("b.png", "a/10.jpg", "a/2.PNG", "b.png")]
+    assert answered(mixstill("predict", insects, f"{tmp_path}/a/*", "--json")) == [
+        f"{tmp_path}/a/10.jpg",
+        f"{tmp_path}/a/2.PNG",
+    ]
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{images[1]}\n\n{images[0]}\n"))
+    assert answered(mixstill("predict", insects, "-", tmp_path / "b.png", "--json")) == [
+        images[1],
+        images[0],
+        str(tmp_path / "b.png"),
+    ]
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    assert mixstill("predict", insects, "-").err.endswith("'-' stands for no image on standard input\n")
+
+
+def test_a_bad_image_among_others_is_told_and_they_are_answered(mixstill, insects, images, tmp_path) -> None:
+    (tmp_path / "text.png").write_text("no image")
+    said = mixstill("predict", insects, images[0], tmp_path / "text.png", images[1], "--json")
+    assert said.code == 2
+    assert answered(said) == images
+    first, last = said.err.splitlines()
+    assert first.startswith(f"mixstill: image '{tmp_path / 'text.png'}' cannot be read: ")
+    assert last == "mixstill: predict: 1 of 3 images cannot be read"
 
 
 @pytest.mark.parametrize("kind", ["truncated", "foreign", "malicious"])

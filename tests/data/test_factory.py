@@ -143,7 +143,8 @@ def write_hub(tmp_path_factory):
     hub = pytest.importorskip("datasets")
 
     def write(root, contents, labels, *, split="train", column="image", key="label", names=("ant", "bee", "cow")):
-        label = hub.ClassLabel(names=list(names)) if names else hub.Value("int64" if labels[0] != "x" else "string")
+        kind = {int: "int64", float: "float64", str: "string"}[type(labels[0])]
+        label = hub.ClassLabel(names=list(names)) if names else hub.Value(kind)
         rows = {column: [{"bytes": content, "path": None} for content in contents], key: labels}
         features = hub.Features({column: hub.Image(), key: label})
         (root / "data").mkdir(parents=True, exist_ok=True)
@@ -196,6 +197,13 @@ def test_keys_and_split_names_of_the_hub_are_those_of_the_config(write_hub, enco
     assert ten.classes == tuple("0123456789")
 
 
+def test_words_in_a_data_set_of_the_hub_are_its_classes(write_hub, encoded_photos, tmp_path):
+    name = f"hfds/{write_hub(tmp_path / 'set', encoded_photos[:3], ['moss', 'fern', 'moss'], names=None)}"
+    train = splits(name, tmp_path / "cache", ["train"])["train"]
+    assert train.classes == ("fern", "moss")
+    assert torch.cat([labels for _, labels in train.eval_batches(2)]).tolist() == [1, 0, 1]
+
+
 def test_mistakes_with_the_hub_are_told(write_hub, encoded_photos, tmp_path):
     name, cache = f"hfds/{write_hub(tmp_path / 'set', encoded_photos[:2], [0, 1])}", tmp_path / "cache"
     with pytest.raises(UserError, match=r"split 'vaidation' cannot be opened: .*vaidation"):
@@ -206,9 +214,9 @@ def test_mistakes_with_the_hub_are_told(write_hub, encoded_photos, tmp_path):
         splits(name, cache, ["train"], input_key="img")
     with pytest.raises(UserError, match=r"data.num_classes: 2 is not valid; .* has 3 classes"):
         splits(name, cache, ["train"], num_classes=2)
-    words = f"hfds/{write_hub(tmp_path / 'words', encoded_photos[:2], ['x', 'y'], names=None)}"
-    with pytest.raises(UserError, match=r"data.target_key: 'label' holds 'x' and the like; labels must be class num"):
-        splits(words, cache, ["train"])
+    half = f"hfds/{write_hub(tmp_path / 'half', encoded_photos[:2], [0.5, 1.5], names=None)}"
+    with pytest.raises(UserError, match=r"data.target_key: 'label' holds '0.5'; labels must be class numbers or words"):
+        splits(half, cache, ["train"])
     hidden = f"hfds/{write_hub(tmp_path / 'hidden', encoded_photos[:2], [0, -1], names=None)}"
     with pytest.raises(UserError, match=r"data: train row 1 has the label -1; they lie in 0 to 0"):
         splits(hidden, cache, ["train"])

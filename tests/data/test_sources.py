@@ -366,12 +366,12 @@ def test_one_differing_class_is_one_class(tmp_path):
 
 
 def test_a_wrong_layout_is_told_the_expected_one(tmp_path):
-    write_class_folders(tmp_path)
+    write_class_folders(tmp_path / "test")
     with pytest.raises(UserError, match=r"has no train folder; expected are train/CLASS/IMAGE and test/CLASS/IMAGE"):
         folder(tmp_path)
-    write_class_folders(tmp_path / "train")
+    (tmp_path / "test").rename(tmp_path / "train")
     with pytest.raises(UserError, match=r"has no test folder; expected are"):
-        folder(tmp_path)
+        folder(tmp_path, "test")
 
 
 def test_a_class_without_images_is_named(tmp_path):

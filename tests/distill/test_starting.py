@@ -1,19 +1,27 @@
 """Runs that start from the weights of others: their configs, and what goes on of the weights."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+import timm
 import torch
+from PIL import Image
+from timm.models import save_for_hf
 from torch import nn
 
+from mixstill.data.images import STATISTICS, normalisation_of
 from mixstill.distill.classifier import Facts, build_student, load_classifier, save_student
 from mixstill.distill.starting import resumed_config, start, starting_config
+from mixstill.distill.strip import strip
 from mixstill.errors import UserError
-from mixstill.schema import to_dict, write_yaml
+from mixstill.models import write_weights
+from mixstill.schema import from_dict, to_dict, write_yaml
 from mixstill.stored import remember
 
-FACTS = Facts(10, tuple("0123456789"), (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), 8)
+FACTS = Facts(10, tuple("0123456789"), *STATISTICS["digits"], 8)
 TEACHERS = ["small@1/2", "large@last"]
 
 
@@ -159,7 +167,9 @@ def test_weights_that_do_not_tell_their_config_need_a_recipe(teachers, tiny_reci
 
 def test_weights_that_cannot_be_had_are_told(source, tmp_path) -> None:
     said = message_of(starting_config, None, over(tmp_path / "none"))
-    assert said == f"model.init_from: there is no '{tmp_path / 'none'}'; name a run directory or a weights file"
+    assert said.startswith(
+        f"model.init_from: there is no '{tmp_path / 'none'}'; name a run directory, a weights file or"
+    )
     path = source()
     (path / "weights.safetensors").unlink()
     said = message_of(starting_config, None, over(path))
@@ -246,3 +256,114 @@ def test_a_student_that_starts_from_nothing_stays_as_it_is(tiny) -> None:
     begun = build_student(config, 10).state_dict()
     assert all(torch.equal(value, begun[name]) for name, value in student.state_dict().items())
     assert to_dict(config)["model"]["init_from"] is None
+
+
+# --- how the weights see images ---
+
+HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+PLANTS = ("fern", "moss")
+
+
+@pytest.fixture
+def lite0(tmp_path) -> Path:
+    """EfficientNet-Lite0 with random weights for two classes, in timm's layout: its mean and deviation are 0.5."""
+    torch.manual_seed(2)
+    model = timm.create_model("tf_efficientnet_lite0", num_classes=2)
+    nn.init.normal_(model.classifier.weight, std=0.1)
+    told = {"pretrained_cfg": {"label_names": PLANTS}, "num_classes": 2, "label_names": list(PLANTS)}
+    save_for_hf(model, str(tmp_path / "lite0"), model_config=told, safe_serialization=True)
+    return tmp_path / "lite0"
+
+
+@pytest.fixture
+def leaf(tmp_path) -> Path:
+    file = tmp_path / "leaf.png"
+    Image.fromarray(np.random.default_rng(4).integers(0, 256, (300, 260, 3)).astype("uint8")).save(file)
+    return file
+
+
+def timms_own(folder: Path, file: Path) -> list[float]:
+    """The probabilities that timm's pipeline gives."""
+    model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
+    with torch.no_grad():
+        return model(transform(Image.open(file))[None]).softmax(-1)[0].tolist()
+
+
+def test_weights_keep_their_normalisation_from_timms_folder_to_the_stripped_file(
+    lite0, leaf, tiny_recipe, tmp_path, mixstill
+) -> None:
+    recipe = tiny_recipe({"model.name": "tf_efficientnet_lite0", "model.kwargs": {}, "data.dataset": "folder"})
+    config = starting_config(recipe, over(lite0))
+    assert (config.data.mean, config.data.std, config.data.crop_pct) == (*HALF, None)  # its 0.875 is the default
+    assert resumed_config(recipe, over(lite0), from_dict(to_dict(config))) == config
+
+    facts = Facts(2, PLANTS, *normalisation_of(config.data), 224)
+    student = build_student(config, 2)
+    start(student, config, facts)
+    save_student(tmp_path / "run.safetensors", student, config, facts)
+    for out in ("plain", "plain.safetensors"):
+        strip(load_classifier(str(tmp_path / "run.safetensors")), tmp_path / out)
+    expected = timms_own(lite0, leaf)
+    assert timms_own(tmp_path / "plain", leaf) == pytest.approx(expected, abs=1e-5)
+    assert json.loads((tmp_path / "plain" / "config.json").read_text())["pretrained_cfg"]["mean"] == [0.5] * 3
+    for source in (lite0, "run.safetensors", "plain", "plain.safetensors"):
+        known = load_classifier(str(tmp_path / source))
+        assert (known.facts.mean, known.facts.std, known.facts.classes, known.crop_pct) == (*HALF, PLANTS, 0.875)
+        answer = json.loads(mixstill("predict", tmp_path / source, leaf, "--json").out)
+        found = dict(zip(answer["classes"], answer["probabilities"], strict=True))
+        assert [found[name] for name in PLANTS] == pytest.approx(expected, abs=1e-4)
+    words = ["--mean", 0.485, 0.456, 0.406, "--std", 0.229, 0.224, 0.225]
+    other = json.loads(mixstill("predict", lite0, leaf, "--json", *words).out)
+    assert dict(zip(other["classes"], other["probabilities"], strict=True))["fern"] != pytest.approx(
+        expected[0], abs=1e-4
+    )
+    assert "data.std" in mixstill("predict", lite0, leaf, "--std", 0, 0, 0).err
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({}, (*HALF, None)),
+        ({"mean": [0.1, 0.2, 0.3]}, ((0.1, 0.2, 0.3), HALF[1], None)),
+        ({"crop_pct": 0.9}, (*HALF, 0.9)),
+        ({"input_size": 64}, (*HALF, None)),
+    ],
+)
+def test_pretrained_weights_of_timm_are_shown_images_as_they_are_used_to(tiny_recipe, fields, expected) -> None:
+    recipe = tiny_recipe({"model.name": "tf_efficientnet_lite0", "model.kwargs": {}, "data.dataset": "folder"})
+    config = starting_config(recipe, {"model": {"pretrained": True}, "data": fields})
+    assert (config.data.mean, config.data.std, config.data.crop_pct) == expected
+    assert config.data.input_size == fields.get("input_size")
+    assert resumed_config(recipe, {"model": {"pretrained": True}, "data": fields}, config) == config
+
+
+def test_a_run_starts_at_the_size_and_the_share_of_its_weights_unless_others_are_named(source, tiny_recipe) -> None:
+    own = {"data.dataset": "folder", "data.input_size": 16, "data.crop_pct": 0.7}
+    path = source(own, facts=Facts(10, None, *HALF, 16))
+    recipe = tiny_recipe({"data.dataset": "folder"})
+    config = starting_config(recipe, over(path))
+    assert (config.data.input_size, config.data.crop_pct, config.data.mean) == (16, 0.7, HALF[0])
+    config = starting_config(recipe, over(path, data={"input_size": 8, "crop_pct": 0.8, "std": [0.2, 0.2, 0.2]}))
+    assert (config.data.input_size, config.data.crop_pct) == (8, 0.8)
+    assert (config.data.mean, config.data.std) == (HALF[0], (0.2, 0.2, 0.2))
+
+
+def test_the_metadata_of_a_stripped_file_gives_what_is_seen_and_nothing_else(lite0, tmp_path) -> None:
+    state = load_classifier(str(lite0)).model.state_dict()
+    cfg = {"mean": [0.1, 0.2, 0.3], "url": "pipe:x", "crop_pct": 0.5}
+    for name, text in (
+        ("odd", json.dumps(cfg)),
+        ("broken", "{"),
+        ("list", "[]"),
+        ("crop", '{"crop_pct": NaN}'),
+        ("few", '{"mean": [1]}'),
+    ):
+        file = tmp_path / f"{name}.safetensors"
+        write_weights(file, state, {"arch": "tf_efficientnet_lite0", "pretrained_cfg": text})
+        if name == "odd":
+            known = load_classifier(str(file))
+            assert (known.facts.mean, known.facts.std, known.crop_pct) == ((0.1, 0.2, 0.3), HALF[1], 0.5)
+            assert known.model.pretrained_cfg.get("url") != "pipe:x"
+        else:
+            assert message_of(load_classifier, str(file))

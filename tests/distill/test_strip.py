@@ -116,7 +116,10 @@ def test_mixstill_reads_the_folder_that_it_stripped(tmp_path):
 
 def test_a_file_tells_its_architecture(tmp_path):
     strip(make("resnet10t")[0], tmp_path / "plain.safetensors")
-    assert read_weights(tmp_path / "plain.safetensors").metadata == {"arch": "resnet10t"}
+    metadata = read_weights(tmp_path / "plain.safetensors").metadata
+    told = json.loads(metadata.pop("pretrained_cfg"))
+    assert metadata == {"arch": "resnet10t"}
+    assert (told["mean"], told["std"], told["label_names"]) == ([0.1, 0.2, 0.3], [0.4, 0.5, 0.6], ["ant", "bee", "cat"])
 
 
 def test_sizes_with_and_without_modules_are_told(tmp_path):

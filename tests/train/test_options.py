@@ -37,6 +37,8 @@ BENDS = [
     ("data.input_size", 16, {}),
     ("data.val_fraction", 0.5, {}),
     ("data.samples_per_class", 3, {}),
+    ("data.mean", [0.5, 0.4, 0.3], {}),
+    ("data.std", [0.5, 0.4, 0.3], {}),
     ("views.pad", 2, {}),
     ("views.hflip", 1.0, {}),
     ("views.vflip", 1.0, {}),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
+from mixstill.commands.choice import recipe_of
 from mixstill.commands.train import config_of, output_of
 from mixstill.errors import InterruptedRun, UserError
 from mixstill.files import to_json
@@ -55,7 +56,7 @@ def _fill(line: CommandLine, processes: Processes) -> dict[str, Any]:
     from mixstill.train.progress import Display
     from mixstill.train.trial import answers_size
 
-    recipe = line.words[0] if line.words else None
+    recipe = recipe_of(line)
     config, quiet = config_of(line, recipe), "quiet" in line.options or not processes.main
     folder = config.distill.cache
     if folder is None:

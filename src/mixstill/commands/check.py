@@ -9,6 +9,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from mixstill.commands.choice import recipe_of
 from mixstill.commands.train import config_of, output_of
 from mixstill.errors import UserError, many
 from mixstill.files import to_json
@@ -80,7 +81,7 @@ def _check(line: CommandLine, count: int | None, processes: Processes, report: R
     from mixstill.train.run import check_output
     from mixstill.train.trial import checkpoint_cost, time_steps
 
-    recipe = line.words[0] if line.words else None
+    recipe = recipe_of(line)
     config, output = config_of(line, recipe), output_of(line, recipe)
     try:
         check_output(config, output, resume=False)

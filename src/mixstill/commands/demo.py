@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from mixstill import recipes
+from mixstill.commands.choice import recipe_of
+from mixstill.commands.train import DEFAULT_RECIPE
 from mixstill.config import Config
 from mixstill.errors import UserError
 from mixstill.files import to_json
@@ -34,7 +36,7 @@ def main(argv: list[str]) -> None:
     if len(line.words) > 1:
         raise UserError(f"demo: takes one recipe, got {' '.join(line.words)}")
     seeds = range(line.whole("seeds") or 3)
-    recipe = line.words[0] if line.words else "digits"
+    recipe = recipe_of(line) or DEFAULT_RECIPE
     config = recipes.load(recipe, line.config)
     refuse_unused(config, line.config)
     if "seed" in line.config.get("train", {}):

@@ -18,7 +18,9 @@ SOURCE is a run directory, a weights file, a timm name or a hub id.
   --model NAME         architecture of a weights file that does not tell it
   --dataset D          digits, cifar10, cifar100, folder or a scheme of timm [the run's own]
   --data-dir P         where it lies [the run's own]
-  --split S            test, val or train [test]
+  --split S            test, val or train [test; val where the data have no test part]
+  --val-fraction F     share of train that val is [the run's own]
+  --mean M --std S     three numbers each that images are normalised by [the weights' own]
   --input-size N       resize the weights to images of N pixels per side [its own size]
   --head H             average, class or distill [average where there are distillation heads]
   --space S            average in logit or probability space [logit]
@@ -48,14 +50,14 @@ def main(argv: list[str]) -> None:
         for name in values:
             if f"{section}.{name}" not in FIELDS:
                 raise UserError(f"eval: does not take the config field {section}.{name}; it takes {', '.join(FIELDS)}")
-    split, space = options.get("split", "test"), options.get("space", "logit")
-    if split not in SPLITS:
+    split, space = options.get("split"), options.get("space", "logit")
+    if split not in (None, *SPLITS):
         raise unknown("split", split, SPLITS)
     if space not in SPACES:
         raise unknown("space", space, SPACES)
 
-    from mixstill.data import load_split
-    from mixstill.distill.classifier import load_classifier
+    from mixstill.data import load_split, measured
+    from mixstill.distill.classifier import load_classifier, seen_as
     from mixstill.distill.naming import matched
     from mixstill.train.device import command_settings, pick_device
     from mixstill.train.evaluate import evaluate
@@ -74,7 +76,9 @@ def main(argv: list[str]) -> None:
         raise UserError(f"eval: {classifier.name!r} does not tell its data set; name it with --dataset")
     config = from_dict(merge(trained or cropped, line.config))
     refuse_unused(config, line.config)
-    data, facts = config.data, classifier.facts
+    data = config.data
+    split = split or measured(data)[-1]
+    facts = seen_as(classifier.facts, line.config.get("data", {}))
     device = pick_device(config.train.device)
     resident = load_split(data, split, device, facts.input_size)
     if len(resident.classes) != facts.num_classes:

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from mixstill.commands.choice import recipe_of
 from mixstill.config import Config
 from mixstill.errors import InterruptedRun, UserError
 from mixstill.files import to_json
@@ -18,7 +19,8 @@ RUNS = Path("runs")
 
 USAGE = """usage: mixstill train [RECIPE] [--init-from RUN] [--FIELD VALUE ...] [--output DIR] [--resume]
 
-RECIPE is a shipped recipe (see `mixstill recipes`) or a YAML file; without one, the digits are trained.
+RECIPE is a shipped recipe (see `mixstill recipes`) or a YAML file. Without one: the recipe that fits --dataset or
+what lies in --data-dir (photos for a folder of photos), or the digits where neither is given.
 Teachers that are recipes are taken from a finished run beside the output, or trained first.
 With --init-from the weights are those of RUN, resized to --input-size; without a RECIPE, the config is RUN's too.
 
@@ -37,7 +39,8 @@ def main(argv: list[str]) -> None:
     if len(line.words) > 1:
         raise UserError(f"train: takes one recipe, got {' '.join(line.words)}")
     resume, quiet = "resume" in line.options, "quiet" in line.options
-    recipe = line.words[0] if line.words else None
+    saved = resume and not line.words and "output" in line.options  # tells its config itself
+    recipe = None if saved else recipe_of(line)
     path = output_of(line, recipe, resume=resume)
 
     from mixstill.train.processes import joined

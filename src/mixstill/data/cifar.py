@@ -4,45 +4,37 @@ from __future__ import annotations
 
 import io
 import pickle
-import re
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from PIL import Image
 from torchvision import datasets
 
 from mixstill.config import DataConfig
 from mixstill.data.images import STATISTICS, Part, Source, decode
+from mixstill.data.parquet import class_names, holding, image_column, open_parquet, shards, unreadable
 from mixstill.errors import RunError, UserError, one_line
 from mixstill.paths import check_regular
-from mixstill.texts import parse_json
 
 _CIFAR_SIDE = 32
 _CIFAR_CLASSES = {"cifar10": 10, "cifar100": 100}
 _CIFAR_LABEL = {"cifar10": "label", "cifar100": "fine_label"}
 _CIFAR_PICKLES = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}
-_IMAGE_COLUMNS = ("img", "image")
 _PARQUET_FORMATS = ("PNG", "JPEG", "WEBP")  # asking for few is what makes opening 50,000 small images quick
 # What unpickling a file that is none, or of other content than its digest is checked for, may raise.
 _OF_PICKLES = (pickle.UnpicklingError, ValueError, KeyError, EOFError, AttributeError, TypeError)
-_SHARD = re.compile(r"(?:train|test)-(\d+)-of-(\d+)")
 
 
 def load_cifar(config: DataConfig, root: Path, split: Part) -> Source:
     """CIFAR-10 or CIFAR-100: the hub's Parquet files, else torchvision's pickles, else torchvision's download."""
     name = config.dataset
-    held = {
-        _parquet_dataset(folder): folder for folder in reversed(_holding(root, "train-*.parquet", "test-*.parquet"))
-    }
-    if name in held:
-        return _cifar_parquet(config, held[name], split)
-    pickles = {other: _holding(root, f"{kind.base_folder}/*") for other, kind in _CIFAR_PICKLES.items()}
-    if pickles[name]:
-        return _cifar_pickles(name, pickles[name][0].parent, split, config.download)
-    others = [other for other in _CIFAR_CLASSES if other in held or pickles[other]]
+    rows, pickles = _rows(root), _pickles(root)
+    if name in rows:
+        return _cifar_parquet(config, rows[name], split)
+    if name in pickles:
+        return _cifar_pickles(name, pickles[name], split, config.download)
+    others = [other for other in _CIFAR_CLASSES if other in rows or other in pickles]
     if others:
         raise UserError(f"data.data_dir: {str(root)!r} holds {others[0]}, not the data.dataset {name!r}")
     if config.download:
@@ -53,56 +45,37 @@ def load_cifar(config: DataConfig, root: Path, split: Part) -> Source:
     )
 
 
-def _holding(root: Path, *patterns: str) -> list[Path]:
-    """The folders that hold a file like one of `patterns`, `root` itself first, at most two folders down."""
-    depths = [
-        {file.parent for pattern in patterns for file in root.glob(down + pattern)} for down in ("", "*/", "*/*/")
-    ]
-    return [folder for folders in depths for folder in sorted(folders)]
+def held(root: Path) -> str | None:
+    """Which of the CIFARs lies in `root`, in any of its forms; None where neither does."""
+    try:
+        there = _rows(root) | _pickles(root)
+    except (UserError, OSError):
+        return None
+    return next((name for name in _CIFAR_CLASSES if name in there), None)
+
+
+def _rows(root: Path) -> dict[str, Path]:
+    """The folder of the Parquet files of each of the CIFARs that is there."""
+    folders = reversed(holding(root, "train-*.parquet", "test-*.parquet"))
+    named = ((_parquet_dataset(folder), folder) for folder in folders)
+    return {name: folder for name, folder in named if name is not None}
+
+
+def _pickles(root: Path) -> dict[str, Path]:
+    """The folder that holds the folder of torchvision's pickles, of each of the CIFARs that is there."""
+    found = {name: holding(root, f"{kind.base_folder}/*") for name, kind in _CIFAR_PICKLES.items()}
+    return {name: folders[0].parent for name, folders in found.items() if folders}
 
 
 def _parquet_dataset(folder: Path) -> str | None:
     """Which of the CIFARs the Parquet files of `folder` hold, by their columns and number of classes."""
-    schema = _open_parquet(min(folder.glob("*.parquet"))).schema_arrow
-    if _image_column(schema) is None:
+    schema = open_parquet(min(folder.glob("*.parquet"))).schema_arrow
+    if image_column(schema) is None:
         return None
     name = "cifar100" if "fine_label" in schema.names else "cifar10"
-    names = _class_names(schema, _CIFAR_LABEL[name])
+    names = class_names(schema, _CIFAR_LABEL[name])
     fits = _CIFAR_LABEL[name] in schema.names and len(names or range(_CIFAR_CLASSES[name])) == _CIFAR_CLASSES[name]
     return name if fits else None
-
-
-def _image_column(schema: Any) -> str | None:
-    """The column of encoded images: a struct with the field `bytes`."""
-    for name in _IMAGE_COLUMNS:
-        if (
-            name in schema.names
-            and pa.types.is_struct(kind := schema.field(name).type)
-            and kind.get_field_index("bytes") >= 0
-        ):
-            return name
-    return None
-
-
-def _open_parquet(file: Path) -> Any:
-    try:
-        check_regular(file)
-        return pq.ParquetFile(file)
-    except (pa.ArrowException, OSError) as error:
-        raise _unreadable(file, error) from error
-
-
-def _unreadable(file: Path, error: BaseException) -> UserError:
-    return UserError(f"data.data_dir: {file} cannot be read as Parquet: {one_line(error)}")
-
-
-def _class_names(schema: Any, label: str) -> list[str] | None:
-    """The class names that the hub's `datasets` leaves in a Parquet file's metadata, if it did."""
-    try:
-        features = parse_json((schema.metadata or {})[b"huggingface"])["info"]["features"]
-        return [str(name) for name in features[label]["names"]]
-    except (KeyError, TypeError, ValueError):
-        return None
 
 
 def _cifar_parquet(config: DataConfig, folder: Path, split: Part) -> Source:
@@ -111,15 +84,15 @@ def _cifar_parquet(config: DataConfig, folder: Path, split: Part) -> Source:
     where: list[str] = []
     images: list[bytes | None] = []
     labels: list[int] = []
-    for shard in _shards(folder, split):
-        file = _open_parquet(shard)
-        image = _image_column(file.schema_arrow)
+    for shard in shards(folder, split):
+        file = open_parquet(shard)
+        image = image_column(file.schema_arrow)
         if image is None or label not in file.schema_arrow.names:
             raise UserError(f"data.data_dir: {shard} has no column of images or no {label!r}")
         try:
             table = file.read(columns=[image, label])
         except (pa.ArrowException, OSError) as error:
-            raise _unreadable(shard, error) from error
+            raise unreadable(shard, error) from error
         images += table[image].combine_chunks().field("bytes").to_pylist()
         labels += table[label].to_pylist()
         where += [f"{shard} row {row}" for row in range(table.num_rows)]
@@ -138,26 +111,8 @@ def _cifar_parquet(config: DataConfig, folder: Path, split: Part) -> Source:
         return image
 
     pixels, kept, corrupt = decode(read, where.__getitem__, len(where), _CIFAR_SIDE, config.max_corrupt)
-    names = _class_names(file.schema_arrow, label) or [str(number) for number in range(classes)]
+    names = class_names(file.schema_arrow, label) or [str(number) for number in range(classes)]
     return Source(pixels, torch.tensor(labels)[kept], tuple(names), *STATISTICS[name], corrupt)
-
-
-def _shards(folder: Path, split: Part) -> list[Path]:
-    """The Parquet files of `split`, in order. Raises `UserError` for a missing one, by the count in their names."""
-    files = sorted(folder.glob(f"{split}-*.parquet"))
-    if not files:
-        raise UserError(f"data.data_dir: no {split}-*.parquet in {folder}")
-    numbered = [match.groups() for file in files if (match := _SHARD.match(file.name))]
-    totals = sorted({total for _, total in numbered})
-    if len(totals) > 1:
-        raise UserError(f"data.data_dir: {folder} mixes {split} files of {' and of '.join(totals)} shards")
-    for total in totals:
-        present = {int(number) for number, _ in numbered}
-        for number in range(int(total)):
-            if number not in present:
-                missing = f"{split}-{number:05d}-of-{total}.parquet"
-                raise UserError(f"data.data_dir: {missing} is missing in {folder}")
-    return files
 
 
 def _cifar_pickles(name: str, root: Path, split: Part, download: bool) -> Source:

@@ -54,9 +54,9 @@ def open_listing(config: DataConfig, part: Part) -> Listing:
     dataset = create(config, part)
     if scheme_of(config) == "hfds":
         reader = dataset.reader
-        labels = _labels(reader.dataset, reader.label_key)
+        labels, words = _labels(reader.dataset, reader.label_key)
         _check_images(reader.dataset, reader.image_key)
-        return listing(config, Encoded(reader, labels, f"{part} row"), reader.class_to_idx)
+        return listing(config, Encoded(reader, labels, f"{part} row"), words or reader.class_to_idx)
     if hasattr(dataset, "samples") and hasattr(dataset, "loader"):
         return listing(config, files(dataset), _class_names(dataset))
     targets = getattr(dataset, "targets", None)
@@ -181,16 +181,23 @@ def _class_names(dataset: Any) -> list[str]:
     return [", ".join(name) if isinstance(name, tuple) else str(name) for name in names]
 
 
-def _labels(rows: Any, key: str) -> Tensor | None:
-    """The labels of a data set of the hub; None where they lie deeper than a column. Raises `UserError` for words."""
+def _labels(rows: Any, key: str) -> tuple[Tensor | None, list[str]]:
+    """The labels of a data set of the hub, and the classes where they are words, in their order.
+
+    None where they lie deeper than a column. Raises `UserError` for what is neither a number nor a word.
+    """
     if "/" in key or "," in key:
-        return None
+        return None, []
     if key not in rows.column_names:
         raise UserError(f"data.target_key: {key!r} is not valid; there are {', '.join(rows.column_names)}")
     values = np.asarray(rows.with_format("numpy")[key][:])
+    if values.dtype.kind in "OU" and all(isinstance(value, str) for value in values.tolist()):
+        words, numbers = np.unique(values.astype(str), return_inverse=True)
+        return torch.from_numpy(numbers.astype(np.int64)), words.tolist()
     if not np.issubdtype(values.dtype, np.integer):
-        raise UserError(f"data.target_key: {key!r} holds {str(values[0])!r} and the like; labels must be class numbers")
-    return torch.from_numpy(values.astype(np.int64))
+        odd = next((value for value in values.tolist() if not isinstance(value, str)), values[0])
+        raise UserError(f"data.target_key: {key!r} holds {str(odd)!r}; labels must be class numbers or words")
+    return torch.from_numpy(values.astype(np.int64)), []
 
 
 def _check_images(rows: Any, key: str) -> None:

@@ -19,6 +19,7 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as pil
 
+from mixstill.config import DataConfig
 from mixstill.data.split import Corrupt
 from mixstill.errors import UserError, one_line
 from mixstill.normalisation import CIFAR10, CIFAR100, IMAGENET, Channels, Normalisation
@@ -39,9 +40,13 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "PPM", "TIFF", "JPEG2000")
 _DECODE_CHUNK = 64  # images per task of a thread: small ones cost less than a task's bookkeeping
 
 
-def statistics(dataset: str) -> Normalisation:
-    """Mean and deviation of a data set, by the last word of its name; photos have those of pretrained models."""
-    return STATISTICS.get(dataset.rpartition("/")[2], IMAGENET)
+def normalisation_of(config: DataConfig) -> Normalisation:
+    """What images are normalised by: `config.mean` and `config.std`, else the statistics of the data set.
+
+    A data set is known by the last word of its name; photos have the statistics of ImageNet.
+    """
+    mean, std = STATISTICS.get(config.dataset.rpartition("/")[2], IMAGENET)
+    return config.mean or mean, config.std or std
 
 
 @dataclass(frozen=True, eq=False)

@@ -22,7 +22,7 @@ from mixstill.config import DataConfig, ViewsConfig
 from mixstill.data.cutting import Cutting
 from mixstill.data.factory import class_names, create
 from mixstill.data.feeding import FeedReader, detached
-from mixstill.data.images import Part, statistics
+from mixstill.data.images import Part, normalisation_of
 from mixstill.data.reading import take_note
 from mixstill.data.shards import check_shards
 from mixstill.data.split import Batch, Corrupt, Request
@@ -50,6 +50,7 @@ class Feed:
     device: torch.device
     workers: int
     corrupt: Corrupt
+    left_out: int = 0
 
     @property
     def cropped(self) -> bool:
@@ -137,8 +138,8 @@ def open_feed(
     reader = _reader(config, part, is_training=part == "train", seed=seed)
     check_shards(config, part, reader, _process()[1])
     classes = class_names(config, getattr(reader, "class_to_idx", None), None)
-    cutting = Cutting(size=size, crop_pct=config.crop_pct, views=views, seed=seed)
-    about = (classes, *statistics(config.dataset), cutting, device, config.workers, Corrupt(config.max_corrupt))
+    cutting = Cutting(size=size, crop_pct=config.crop, views=views, seed=seed)
+    about = (classes, *normalisation_of(config), cutting, device, config.workers, Corrupt(config.max_corrupt))
     return Feed(detached(reader), torch.arange(reader.num_samples), *about)
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -16,8 +15,9 @@ from mixstill import rng
 from mixstill.config import SMALL, DataConfig, ViewsConfig
 from mixstill.data.cutting import Cutting
 from mixstill.data.factory import is_iterable, worker_modules
-from mixstill.data.images import Part, statistics
+from mixstill.data.images import Part, normalisation_of
 from mixstill.data.iterable import open_feed
+from mixstill.data.parts import SPLITS, SplitName, cut
 from mixstill.data.resident import Resident
 from mixstill.data.sources import list_photos, load_source
 from mixstill.data.split import Corrupt, Split
@@ -25,9 +25,6 @@ from mixstill.data.splits import SPLIT_SEED, VALIDATION_SPLIT, first_per_class
 from mixstill.data.streaming import Stream
 from mixstill.data.workers import start_server
 from mixstill.errors import UserError, unknown
-
-SplitName: TypeAlias = Literal["train", "val", "test"]
-SPLITS: tuple[SplitName, ...] = ("train", "val", "test")
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +34,8 @@ class _Whole:
     count: int
     labels: Tensor | None
     classes: tuple[str, ...]
-    split: Callable[[Tensor], Split]
+    split: Callable[[Tensor, int], Split]
+    """Of the ids of the split, and how many more `samples_per_class` leaves out."""
 
 
 def load_split(
@@ -64,12 +62,12 @@ def load_splits(
 ) -> dict[SplitName, Split]:
     """The named splits, on `device`; what train and val share is held once.
 
-    val is a fixed share `config.val_fraction` of each class of train, train the rest, of which
-    `config.samples_per_class` fixed samples of each class are kept. Neither depends on the seed of a run.
+    val is a fixed share `config.val_fraction` of each class of train (see `cut` where it is left open), train the rest,
+    of which `config.samples_per_class` fixed samples of each class are kept. Neither depends on the seed of a run.
     `size` is that of `load_source`; `views` and `seed` are for the crops that workers draw in training.
     Raises `UserError` as `load_source` does, and for a split that the config does not give.
     """
-    wanted = list(splits)
+    wanted, config = list(splits), cut(config)
     for split in wanted:
         if split not in SPLITS:
             raise unknown("split", split, SPLITS)
@@ -90,14 +88,15 @@ def load_splits(
     loaded: dict[SplitName, Split] = {}
     if "test" in wanted:
         part = whole("test")
-        loaded["test"] = part.split(torch.arange(part.count))
+        loaded["test"] = part.split(torch.arange(part.count), 0)
     if "train" in wanted or "val" in wanted:
         part = whole("train")
         val = _validation(config, part)
         train = torch.ones(part.count, dtype=torch.bool).index_fill_(0, val, False).nonzero().squeeze(1)
+        there = len(train)
         if config.samples_per_class is not None and "train" in wanted:
             train = _subset(config, part, train, config.samples_per_class)
-        loaded |= {"train": part.split(train), "val": part.split(val)}
+        loaded |= {"train": part.split(train, there - len(train)), "val": part.split(val, 0)}
         if "test" in loaded and loaded["test"].classes != part.classes:
             raise UserError(
                 f"data.dataset: the train and the test part of {config.dataset!r} differ in their classes: "
@@ -117,8 +116,10 @@ def _check_resident(config: DataConfig) -> None:
 def _resident(config: DataConfig, part: Part, device: torch.device, size: int | None) -> _Whole:
     source = load_source(config, part, size)
     pixels, labels = source.pixels.to(device), source.labels.to(device)
-    about = (source.classes, source.mean, source.std, source.corrupt)
-    return _Whole(len(labels), source.labels, source.classes, lambda ids: Resident(pixels, labels, ids, *about))
+    about = (source.classes, *normalisation_of(config), source.corrupt)
+    return _Whole(
+        len(labels), source.labels, source.classes, lambda ids, out: Resident(pixels, labels, ids, *about, out)
+    )
 
 
 def _stream(
@@ -126,9 +127,9 @@ def _stream(
 ) -> _Whole:
     found = list_photos(config, part, size)
     photos, classes = found.photos, found.classes
-    cutting = Cutting(size=size or 0, crop_pct=config.crop_pct, views=views, seed=seed)
-    about = (classes, *statistics(config.dataset), cutting, device, config.workers, Corrupt(config.max_corrupt))
-    return _Whole(len(photos), photos.labels, classes, lambda ids: Stream(photos, ids, *about))
+    cutting = Cutting(size=size or 0, crop_pct=config.crop, views=views, seed=seed)
+    about = (classes, *normalisation_of(config), cutting, device, config.workers, Corrupt(config.max_corrupt))
+    return _Whole(len(photos), photos.labels, classes, lambda ids, out: Stream(photos, ids, *about, out))
 
 
 def _feed(
@@ -139,7 +140,7 @@ def _feed(
             f"views.aug_repeats: {views.aug_repeats} is not valid; {config.dataset} gives each sample only once"
         )
     feed = open_feed(config, part, device, size, views, seed)
-    return _Whole(len(feed), None, feed.classes, lambda ids: feed)
+    return _Whole(len(feed), None, feed.classes, lambda ids, out: feed)
 
 
 def _labels(config: DataConfig, whole: _Whole, field: str) -> Tensor:
@@ -154,7 +155,7 @@ def _labels(config: DataConfig, whole: _Whole, field: str) -> Tensor:
 def _validation(config: DataConfig, whole: _Whole) -> Tensor:
     """Ids of a fixed share of each class, at least one and never all of it: int64, ascending."""
     fraction = config.val_fraction
-    if fraction == 0:
+    if not fraction:
         return torch.empty(0, dtype=torch.int64)
     labels = _labels(config, whole, "val_fraction")
     sizes = torch.bincount(labels, minlength=len(whole.classes)).tolist()

@@ -95,7 +95,13 @@ class Encoded:
     """What one of timm's readers gives: the rows of a data set of the hub."""
 
     def __init__(self, reader: Any, labels: Tensor | None, kind: str) -> None:
-        self.reader, self.labels, self._kind = reader, labels, kind
+        self.reader, self._kind = reader, kind
+        self._labels = None if labels is None else labels.numpy()
+
+    @property
+    def labels(self) -> Tensor | None:
+        """int64 [N], where they are known."""
+        return None if self._labels is None else torch.tensor(self._labels)
 
     def __len__(self) -> int:
         return len(self.reader)
@@ -105,7 +111,8 @@ class Encoded:
         file, label = self.reader[index]
         with file:
             content = file.read()
-        return Image.open(io.BytesIO(content), formats=FORMATS), int(label)
+        known = label if self._labels is None else self._labels[index]
+        return Image.open(io.BytesIO(content), formats=FORMATS), int(known)
 
     def name(self, index: int) -> str:
         """The kind and the number, and the file name where the reader knows one."""

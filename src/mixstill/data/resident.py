@@ -31,6 +31,7 @@ class Resident:
     mean: Channels
     std: Channels
     corrupt: Corrupt = field(default_factory=Corrupt)
+    left_out: int = 0
 
     cropped: ClassVar[bool] = False
 

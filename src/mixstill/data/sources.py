@@ -15,7 +15,7 @@ from mixstill.data.cifar import load_cifar
 from mixstill.data.digits import load_digits
 from mixstill.data.factory import Listing, check_labels, open_listing
 from mixstill.data.folder import list_folder
-from mixstill.data.images import Part, Source, decode, fit, statistics
+from mixstill.data.images import Part, Source, decode, fit, normalisation_of
 from mixstill.errors import UserError
 from mixstill.paths import path_of
 
@@ -24,7 +24,7 @@ def load_source(config: DataConfig, part: Part, size: int | None) -> Source:
     """The whole `part` of `config.dataset`, which is not an iterable one.
 
     Photos are brought to `size` pixels per side: of the train part the whole middle square, of the test part the
-    share `config.crop_pct` of it, as evaluation sees it. Digits and CIFAR keep their own size.
+    share `config.crop` of it, as evaluation sees it. Digits and CIFAR keep their own size.
     Raises `UserError` where the data is missing, incomplete, corrupt or another set than was asked for, and `RunError`
     where a download fails.
     """
@@ -38,12 +38,12 @@ def load_source(config: DataConfig, part: Part, size: int | None) -> Source:
 
     def read(index: int) -> Image.Image:
         image, labels[index] = photos.open(index)
-        return fit(image, side, config.crop_pct if part == "test" else 1.0)
+        return fit(image, side, config.crop if part == "test" else 1.0)
 
     pixels, kept, corrupt = decode(read, photos.name, len(photos), side, config.max_corrupt)
     known = torch.tensor(labels)
     check_labels(known, len(found.classes), photos.name)
-    return Source(pixels, known[kept], found.classes, *statistics(config.dataset), corrupt)
+    return Source(pixels, known[kept], found.classes, *normalisation_of(config), corrupt)
 
 
 def list_photos(config: DataConfig, part: Part, size: int | None) -> Listing:

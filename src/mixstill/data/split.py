@@ -80,6 +80,10 @@ class Split(Protocol):
         """int64 [n] on the CPU, ascending: the samples of this split."""
 
     @property
+    def left_out(self) -> int:
+        """Training samples that `data.samples_per_class` leaves out."""
+
+    @property
     def corrupt(self) -> Corrupt:
         """What was found broken so far."""
 

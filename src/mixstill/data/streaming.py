@@ -40,6 +40,7 @@ class Stream:
     device: torch.device
     workers: int
     corrupt: Corrupt
+    left_out: int = 0
 
     @property
     def cropped(self) -> bool:

@@ -37,9 +37,12 @@ from mixstill.texts import parse_object
 
 WEIGHTS_FILE = "weights.safetensors"
 EMA_FILE = "ema.safetensors"
+HUB = ("hf-hub", "local-dir")  # what a name of timm's begins with that is an id of its hub, or a folder in its layout
 _KEY = "mixstill"  # of the safetensors metadata
 _LARGEST, _LEAST_STD = 1000, 1e-6  # of a mean or deviation of images in [0, 1]
 _MOST = {"num_classes": MOST_CLASSES, "input_size": MOST_PIXELS}
+SEEN = "pretrained_cfg"  # of the safetensors metadata of a stripped student: what timm's config.json would tell
+_TOLD = ("mean", "std", "crop_pct", "label_names")
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,12 @@ class Facts:
         return differing(self.classes, classes)
 
 
+def seen_as(facts: Facts, data: Mapping[str, Any]) -> Facts:
+    """`facts` with the `mean` and `std` of raw fields of the data section. Raises `UserError` as their config does."""
+    checked = from_dict({"data": {name: value for name, value in data.items() if name in ("mean", "std")}}).data
+    return replace(facts, mean=checked.mean or facts.mean, std=checked.std or facts.std)
+
+
 @dataclass(frozen=True)
 class Classifier:
     """A model in eval mode, its facts, the name it goes by, and the config it was trained with where that is known.
@@ -95,7 +104,7 @@ class Classifier:
     def crop_pct(self) -> float:
         """The share of a photo's resized side that it is evaluated on: the centre."""
         if self.config is not None:
-            return self.config.data.crop_pct if self.config.data.dataset not in SMALL else 1.0
+            return self.config.data.crop if self.config.data.dataset not in SMALL else 1.0
         return _crop_pct(getattr(self.model, "pretrained_cfg", {}))
 
 
@@ -201,7 +210,7 @@ def load_classifier(
         found = _from_timm(f"local-dir:{path}", input_size)  # as `strip` and timm write it
     elif path.exists() or path.suffix in SUFFIXES:
         found = _from_file(path, model, path.stem, input_size)
-    elif source.partition(":")[0] in ("hf-hub", "local-dir") or timm.is_model(source.partition(".")[0]):
+    elif source.partition(":")[0] in HUB or timm.is_model(source.partition(".")[0]):
         found = _from_timm(source, input_size)
     else:
         near = nearest(source, timm.list_models())
@@ -240,10 +249,23 @@ def _from_file(path: Path, model: str | None, name: str, input_size: int | None)
     kwargs = dict(adapted.kwargs)
     backbone = create_backbone(adapted.name, kwargs.pop("num_classes"), kwargs=kwargs)
     load_into(backbone, adapted.state, str(path))
+    if SEEN in weights.metadata:
+        cast(Any, backbone).pretrained_cfg = cast(Any, backbone).pretrained_cfg | _told(path, weights.metadata[SEEN])
     facts = _facts_of_timm(backbone)
-    if adapted.normalisation is not None:
+    if adapted.normalisation is not None and SEEN not in weights.metadata:
         facts = replace(facts, mean=adapted.normalisation[0], std=adapted.normalisation[1])
     return _plain(backbone, facts, name, adapted.name, kwargs, input_size)
+
+
+def _told(path: Path, text: str) -> dict[str, Any]:
+    """How the images of a stripped student are seen, and its classes; nothing else is taken of what a file says."""
+    try:
+        cfg = parse_object(text)
+        if not 0 < cfg.get("crop_pct", 1.0) <= 1:
+            raise ValueError(f"{SEEN} is no mapping with a crop_pct in (0, 1]")
+        return {name: cfg[name] for name in _TOLD if name in cfg}
+    except (TypeError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: its metadata is damaged: {one_line(error)}") from error
 
 
 def _from_student(path: Path, weights: Weights, name: str, input_size: int | None) -> Classifier:
@@ -266,6 +288,13 @@ def _from_student(path: Path, weights: Weights, name: str, input_size: int | Non
         load_into(student, student_weights(trained, student)[0], str(path))
         facts = replace(facts, input_size=input_size)
     return Classifier(student.eval(), facts, name, config, stored)
+
+
+def pretrained(config: Config) -> Classifier:
+    """How the weights that timm has for the backbone of `config` see images; the weights themselves are not fetched."""
+    with torch.device("meta"):
+        backbone = create_backbone(config.model.name, kwargs=config.model.kwargs)
+    return Classifier(backbone, _facts_of_timm(backbone), config.model.name)
 
 
 def _from_timm(name: str, input_size: int | None) -> Classifier:

@@ -7,11 +7,23 @@ from dataclasses import replace
 from typing import Any
 
 from mixstill import recipes
-from mixstill.config import Config
-from mixstill.distill.classifier import Classifier, Facts, at_size, enlarged, load_classifier
+from mixstill.config import SMALL, Config, DataConfig
+from mixstill.data import cut
+from mixstill.data.images import normalisation_of
+from mixstill.distill.classifier import (
+    HUB,
+    Classifier,
+    Facts,
+    at_size,
+    enlarged,
+    load_classifier,
+    pretrained,
+    sketch_student,
+)
 from mixstill.distill.resizing import student_weights
 from mixstill.distill.student import Student, backbone_of
 from mixstill.errors import UserError
+from mixstill.models.create import pixels
 from mixstill.models.weights import load_into
 from mixstill.paths import path_of
 from mixstill.schema import RawConfig, from_dict, merge, to_dict
@@ -34,9 +46,11 @@ def starting_config(recipe: str | None, overrides: Mapping[str, Any]) -> Config:
         config = _continued(source, over)
     else:
         config = recipes.load(recipe, over)
+        config = replace(config, data=cut(config.data))
         if config.model.init_from is None:
-            return config
+            return seen_by(config, pretrained(config)) if config.model.pretrained else config
         source = _source(config.model.init_from, config.model.name)
+    config = seen_by(config, source)
     return _absolute(config if _names_ratio(over) else enlarged(config, backbone_of(source.model)))
 
 
@@ -49,10 +63,40 @@ def resumed_config(recipe: str | None, overrides: Mapping[str, Any], saved: Conf
     config = from_dict(merge(to_dict(saved), over)) if recipe is None else recipes.load(recipe, over)
     if config.model.init_from != saved.model.init_from:
         config = _absolute(config)
+    config = replace(config, data=_as_it_was(config, saved))
     wider = {key: value for key, value in saved.model.kwargs.items() if key == RATIO}
     if config.model.init_from is None or _names_ratio(over):
         return config
     return replace(config, model=replace(config.model, kwargs=config.model.kwargs | wider))
+
+
+def seen_by(config: Config, source: Classifier) -> Config:
+    """`config` with images as the weights of `source` are used to them, in what it leaves open.
+
+    These are mean and deviation, pixels per side and, of photos, the share that evaluation keeps.
+    """
+    data, own = config.data, source.facts
+    mean, std = normalisation_of(data)
+    changed: dict[str, Any] = {}
+    if data.mean is None and own.mean != mean:
+        changed["mean"] = own.mean
+    if data.std is None and own.std != std:
+        changed["std"] = own.std
+    if data.crop_pct is None and data.dataset not in SMALL and source.crop_pct != data.crop:
+        changed["crop_pct"] = source.crop_pct
+    if data.input_size is None and "img_size" not in config.model.kwargs:
+        built_for = pixels(sketch_student(config).backbone)
+        changed |= {"input_size": own.input_size} if own.input_size != built_for else {}
+    return replace(config, data=replace(data, **changed))
+
+
+def _as_it_was(config: Config, saved: Config) -> DataConfig:
+    """`config.data` with what it leaves open as the run `saved` found it when it began."""
+    open_ = ["val_fraction"]
+    if config.model.init_from is not None or config.model.pretrained:
+        open_ += ["mean", "std", "crop_pct", "input_size"]
+    found = {name: getattr(saved.data, name) for name in open_ if getattr(config.data, name) is None}
+    return replace(config.data, **found)
 
 
 def _trained_already(overrides: Mapping[str, Any]) -> RawConfig:
@@ -103,8 +147,10 @@ def start(student: Student, config: Config, facts: Facts) -> list[str]:
 
 
 def _source(path: str, model: str | None = None) -> Classifier:
-    if not path_of(path, "model.init_from").exists():
-        raise UserError(f"model.init_from: there is no {path!r}; name a run directory or a weights file")
+    if path.partition(":")[0] not in HUB and not path_of(path, "model.init_from").exists():
+        raise UserError(
+            f"model.init_from: there is no {path!r}; name a run directory, a weights file or a stripped folder"
+        )
     try:
         try:
             return load_classifier(path)
@@ -119,5 +165,6 @@ def _source(path: str, model: str | None = None) -> Classifier:
 def _absolute(config: Config) -> Config:
     """`config` with the path as it is found from any folder."""
     path = config.model.init_from
-    full = None if path is None else str(path_of(path, "model.init_from").resolve())
+    local = path is not None and path.partition(":")[0] not in HUB
+    full = str(path_of(str(path), "model.init_from").resolve()) if local else path
     return replace(config, model=replace(config.model, init_from=full))

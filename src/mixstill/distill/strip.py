@@ -11,10 +11,11 @@ from timm.models import get_pretrained_cfg, model_entrypoint
 from timm.models import save_for_hf as save_for_timm
 from torch import nn
 
-from mixstill.distill.classifier import Classifier
+from mixstill.distill.classifier import SEEN, Classifier
 from mixstill.distill.sizes import count_parameters
 from mixstill.distill.student import Student
 from mixstill.errors import RunError, UserError, one_line
+from mixstill.files import to_json
 from mixstill.models import write_weights
 from mixstill.models.create import patch_size, pixels
 
@@ -53,12 +54,12 @@ def strip(classifier: Classifier, out: Path) -> Stripped:
     architecture, arguments = str(cfg["architecture"]), _arguments(classifier, backbone)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
+        seen = {"mean": facts.mean, "std": facts.std, "crop_pct": classifier.crop_pct}
+        told = {"input_size": (3, pixels(backbone), pixels(backbone)), "num_classes": facts.num_classes} | seen
+        names = {} if facts.classes is None else {"label_names": list(facts.classes)}
         if out.suffix == ".safetensors":
-            write_weights(out, backbone.state_dict(), {"arch": architecture})
+            write_weights(out, backbone.state_dict(), {"arch": architecture, SEEN: to_json(told | names)})
         else:
-            seen = {"mean": facts.mean, "std": facts.std, "crop_pct": classifier.crop_pct}
-            told = {"input_size": (3, pixels(backbone), pixels(backbone)), "num_classes": facts.num_classes} | seen
-            names = {} if facts.classes is None else {"label_names": list(facts.classes)}
             save_for_timm(
                 backbone,
                 str(out),

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from mixstill.data import load_splits
+from mixstill.data import load_splits, measured
 from mixstill.errors import UserError, one_line
 from mixstill.files import write_atomically, write_json
 from mixstill.reproduction.curves import draw
@@ -87,5 +87,5 @@ def _check(plan: Plan, runs: Sequence[Run]) -> torch.device:
         check_config(run.config)
     config = runs[-1].config
     if not all(finished(run.path) for run in runs):
-        load_splits(config.data, ["train", "test"], "cpu", student_pixels(config))
+        load_splits(config.data, ["train", *measured(config.data)], "cpu", student_pixels(config))
     return pick_device(config.train.device)

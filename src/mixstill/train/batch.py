@@ -106,6 +106,12 @@ class Batches:
         sizes = sorted({len(rows) for part in range(self.passes) for rows in self.rows(part)})
         count = f"{many(self.processes.count, 'process')} in {many(self.passes, 'pass')}"
         lines = []
+        if self.data.left_out:
+            lines.append(
+                f"warning: data.samples_per_class {self.config.data.samples_per_class}: {self.data.left_out} of "
+                f"{len(self.data) + self.data.left_out} training images are left out; --data.samples_per_class none "
+                "takes all"
+            )
         if self.processes.count * self.passes > 1:
             lines.append(f"a batch of {self.size} is worked on by {count}, {sizes[-1]} samples at once")
         if len(sizes) > 1:

@@ -12,15 +12,14 @@ from torch import nn
 
 from mixstill import rng
 from mixstill.config import CompileMode, Config
-from mixstill.data import load_splits
-from mixstill.data.loading import SplitName
+from mixstill.data import SplitName, cut, load_splits, measured
 from mixstill.data.split import Split
 from mixstill.distill.classifier import Facts, build_student, sketch_student
 from mixstill.distill.objective import Objective
 from mixstill.distill.starting import start
 from mixstill.distill.student import Student
 from mixstill.distill.teachers import Teachers
-from mixstill.errors import UserError, one_line
+from mixstill.errors import UserError, many, one_line
 from mixstill.models.create import create_backbone, pixels
 from mixstill.train.answers import Answers
 from mixstill.train.batch import Batches
@@ -42,6 +41,7 @@ _BYTES, _BYTES_TRAINED = 4, 16  # per parameter: the weight; with its gradient a
 class Job:
     """A run before its first step; `measured` are the splits that it is evaluated on, the first in each evaluation.
 
+    The last of them is the one that its result is of: test, or val where the data have no test part.
     `started` tells what the student has of the weights of `model.init_from`.
     """
 
@@ -55,6 +55,13 @@ class Job:
     batches: Batches
     stepper: Stepper
     started: Sequence[str] = ()
+
+    def unmeasured(self) -> list[str]:
+        """A line where there is no test part to measure on."""
+        if "test" in self.measured:
+            return []
+        count, share = many(len(self.splits["val"]), "image"), self.config.data.val_fraction
+        return [f"measured on val: {count}, {share} of each class of train, as the data have no test part"]
 
     def score(self, model: nn.Module, split: SplitName) -> dict[str, Score]:
         """The score of every head of `model` on one of the splits; raises as `evaluate`."""
@@ -105,8 +112,9 @@ def build(
     """
     check_config(config)
     device, size = pick_device(config.train.device), student_pixels(config)
-    measured: list[SplitName] = ["val", "test"] if config.data.val_fraction else ["test"]
-    splits = load_splits(config.data, ["train", *measured], device, size, views=config.views, seed=config.train.seed)
+    config = replace(config, data=cut(config.data))
+    names = measured(config.data)
+    splits = load_splits(config.data, ["train", *names], device, size, views=config.views, seed=config.train.seed)
     data = splits["train"]
     facts = Facts.of(data, size)
     student = build_student(config, facts.num_classes)
@@ -124,7 +132,7 @@ def build(
     batches = Batches(data, config, size, processes)
     check_parts(batches, state)
     batches, stepper = make_stepper(config, device, facts, teachers, batches, begun)
-    return Job(config, device, facts, splits, measured, teachers, state, batches, stepper, started)
+    return Job(config, device, facts, splits, names, teachers, state, batches, stepper, started)
 
 
 def make_stepper(

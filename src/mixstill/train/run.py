@@ -122,7 +122,7 @@ def _train(
     begun = saved_config(path).train.compile if resume else None
     job = build(config, processes, resumed=resume, begun=begun)
     config = replace(config, train=replace(config.train, compile=job.stepper.compiler.mode))
-    config = _located(config)
+    config = _located(replace(config, data=job.config.data))
     state, batches = job.state, job.batches
 
     # examine
@@ -139,7 +139,7 @@ def _train(
         display.say(f"resumed at step {state.step} of {batches.total}")
 
     # train
-    for line in [*job.started, *batches.about(), *said]:
+    for line in [*job.started, *job.unmeasured(), *batches.about(), *said]:
         display.say(line)
     display.say(f"{len(batches.data)} training images, {batches.per_epoch} steps per epoch, on {job.device}")
     job.stepper.compiler.begin(display.say)
@@ -154,6 +154,8 @@ def _train(
     # close
     known = {} if final is None else {job.measured[0]: final}
     scores = {split: known.get(split) or job.score(state.student, split) for split in job.measured}
+    last = job.measured[-1]
+    result = main_head(scores[last])
     averaged = None
     if state.ema is not None:
         averaged = {split: plain(job.score(state.ema.module, split)) for split in job.measured}
@@ -165,8 +167,8 @@ def _train(
         "step": state.step,
         "steps": batches.total,
         "epochs": config.train.epochs,
-        **asdict(main_head(scores["test"])),
-        "split": "test",
+        **asdict(result),
+        "split": last,
         "heads": {split: plain(found) for split, found in scores.items()},
         "ema": averaged,
         "parameters": count_parameters(state.student),
@@ -186,5 +188,5 @@ def _train(
             save_student(path / EMA_FILE, state.ema.module, config, job.facts)
         write_json(path / SUMMARY_FILE, summary)
     processes.wait()
-    display.say(f"{'done' if summary['complete'] else 'stopped'} at step {state.step}: {main_head(scores['test'])}")
+    display.say(f"{'done' if summary['complete'] else 'stopped'} at step {state.step}: {result}")
     return summary
