@@ -13,8 +13,8 @@ FILES = sorted(SOURCE.rglob("*.py"))
 
 # Units (a module or package right under mixstill) from the ground up; those of one floor do not know each other.
 FLOORS = [
-    {"errors", "files", "markdown", "normalisation", "spread", "version"},
-    {"config", "rng"},
+    {"digest", "errors", "files", "markdown", "normalisation", "spread", "telling", "version"},
+    {"config", "lock", "rng"},
     {"schema"},
     {"models", "views", "overrides", "recipes"},
     {"data"},

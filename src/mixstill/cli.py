@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from mixstill.errors import InterruptedRun, RunError, UserError, one_line, unknown
+from mixstill.telling import drop, open_streams, tell
 from mixstill.version import __version__
 
 # Each is a module of `mixstill.commands` with `USAGE` and `main(argv) -> None`; it is imported when it is called for.
@@ -41,6 +42,8 @@ def main(argv: Sequence[str]) -> int:
             print(command.USAGE)
         else:
             command.main(list(argv[1:]))
+        if sys.stdout is not None:
+            sys.stdout.flush()  # while it can still be told that it cannot be written to
     except UserError as error:
         return _say(error, 2)
     except RunError as error:
@@ -50,7 +53,6 @@ def main(argv: Sequence[str]) -> int:
     except KeyboardInterrupt:
         return _say(RunError("interrupted"), 130)
     except BrokenPipeError:
-        sys.stderr.close()
         return 1
     except RuntimeError as error:
         if "home directory" in str(error):  # pathlib's, for ~user
@@ -67,7 +69,7 @@ def main(argv: Sequence[str]) -> int:
 
 def _say(error: BaseException, code: int) -> int:
     rank = os.environ.get("RANK", "0")
-    print(f"mixstill{f' (rank {rank})' * (rank != '0')}: {one_line(error, 1000)}", file=sys.stderr)
+    tell(f"mixstill{f' (rank {rank})' * (rank != '0')}: {one_line(error, 1000)}")
     return code
 
 
@@ -79,4 +81,12 @@ def _usage() -> str:
 
 def run() -> None:
     """The console script."""
-    sys.exit(main(sys.argv[1:]))
+    open_streams()
+    code = main(sys.argv[1:])
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None:
+                stream.flush()
+        except (OSError, ValueError):
+            drop(stream)
+    sys.exit(code)

@@ -179,6 +179,7 @@ class DistillConfig:
         _require(0 <= self.alpha <= 1, "distill.alpha", self.alpha, "in [0, 1]")
         _require(self.tau > 0, "distill.tau", self.tau, "positive")
         _require(self.steps >= 1, "distill.steps", self.steps, "1 or more")
+        _require(self.cache != "", "distill.cache", self.cache, "a folder, or null for none")
         _require(self.cache_top_k is None or self.cache_top_k >= 1, "distill.cache_top_k", self.cache_top_k, "positive")
         _require(
             not (self.propagate and self.tokens == "none"),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from mixstill.commands.train import config_of, output_of
 from mixstill.errors import InterruptedRun, UserError
 from mixstill.overrides import CommandLine, parse
+from mixstill.telling import shown
 
 if TYPE_CHECKING:
     from mixstill.train.processes import Processes
@@ -44,7 +45,10 @@ def main(argv: list[str]) -> None:
         print(json.dumps(found))
         return
     names = ", ".join(found["teachers"])
-    print(f"{found['cache']}: {found['steps']} steps of {names}, {found['bytes'] / 1e6:.1f} MB, {found['stored']} new")
+    with shown():
+        print(
+            f"{found['cache']}: {found['steps']} steps of {names}, {found['bytes'] / 1e6:.1f} MB, {found['stored']} new"
+        )
 
 
 def _fill(line: CommandLine, processes: Processes) -> dict[str, Any]:

@@ -10,8 +10,8 @@ import torch
 from mixstill.data import load_splits
 from mixstill.errors import UserError, one_line
 from mixstill.files import write_atomically, write_json
+from mixstill.lock import locked
 from mixstill.reproduction.curves import draw
-from mixstill.reproduction.lock import locked
 from mixstill.reproduction.places import at_home, check_places
 from mixstill.reproduction.plan import Plan, Run
 from mixstill.reproduction.pool import finished, room, train_all

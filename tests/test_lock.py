@@ -7,13 +7,13 @@ import sys
 import pytest
 
 from mixstill.errors import UserError
-from mixstill.reproduction.lock import locked
+from mixstill.lock import locked
 
 fcntl = pytest.importorskip("fcntl")
 
 
 def test_a_folder_is_held_by_one_and_free_again_after(tmp_path) -> None:
-    with locked(tmp_path), pytest.raises(UserError, match="is being worked in by another command"), locked(tmp_path):
+    with locked(tmp_path), pytest.raises(UserError, match="is being worked in by process"), locked(tmp_path):
         pass
     with locked(tmp_path):
         pass
