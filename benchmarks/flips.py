@@ -47,7 +47,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "views": {"pad": 1},
     "mi": {"weight": 0.1, "width": 8},
     "optim": {"lr": 0.01, "warmup_epochs": 0.0},
-    "train": {"epochs": 2, "batch_size": 20, "ema_decay": 0.9, "device": "cpu", "threads": 1, "compile": "never"},
+    "train": {"epochs": 3, "batch_size": 20, "ema_decay": 0.9, "device": "cpu", "threads": 1, "compile": "never"},
 }
 
 
@@ -80,7 +80,7 @@ class Material:
         save_student(folder / "teacher.safetensors", build_student(teacher, 10), teacher, facts)
         distill = {"teachers": [f"{folder / 'teacher.safetensors'}@last"], "cache": str(self.cache)}
         write_yaml(from_dict(merge(OPTIONS, {"distill": distill})), self.recipe)
-        for run, more in ((self.complete, ()), (self.stopped, ("--max-steps", 3))):
+        for run, more in ((self.complete, ()), (self.stopped, ("--max-steps", 4))):
             said = mixstill("train", self.recipe, "--output", run, "--quiet", *more)
             if said.code:
                 raise SystemExit(f"the undamaged run failed: {said.err}")

@@ -73,7 +73,7 @@ def _read_safetensors(path: Path) -> Weights:
     return Weights(state, metadata)
 
 
-def _digests(state: State, metadata: Mapping[str, str]) -> dict[str, str]:
+def digests(state: State, metadata: Mapping[str, str]) -> dict[str, str]:
     """The checksums of a file: of its metadata under the empty name, and of each tensor under its own."""
     found = {"": digest(json.dumps(metadata, sort_keys=True))}
     for name, tensor in state.items():
@@ -86,7 +86,7 @@ def _check_digests(path: Path, state: State, metadata: Mapping[str, str], writte
     """Raises `UserError` where a file of mixstill is not as it was written; foreign ones have no checksums."""
     if written is None:
         return
-    found = _digests(state, metadata)
+    found = digests(state, metadata)
     try:
         wanted = dict(json.loads(written))
     except (ValueError, TypeError):
@@ -147,7 +147,7 @@ def write_weights(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str
     if path.suffix != ".safetensors":
         raise UserError(f"{path}: weights are written as .safetensors")
     tensors, told = _apart(state), dict(metadata or {})
-    content = safetensors.torch.save(tensors, told | {_DIGESTS: json.dumps(_digests(tensors, told))})
+    content = safetensors.torch.save(tensors, told | {_DIGESTS: json.dumps(digests(tensors, told))})
     try:
         write_atomically(path, content)
     except OSError as error:
