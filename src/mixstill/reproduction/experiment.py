@@ -35,7 +35,7 @@ def reproduce(
     its own.
 
     Raises `UserError`, before anything is written, for configs, data or an output that do not fit, and
-    `InterruptedRun` on SIGINT and SIGTERM.
+    `InterruptedRun` on SIGINT, SIGTERM and SIGHUP.
     """
     plan.check()
     runs = plan.runs(rows, seeds)
