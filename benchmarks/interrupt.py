@@ -24,6 +24,7 @@ import json
 import math
 import os
 import random
+import re
 import resource
 import shutil
 import signal
@@ -54,10 +55,13 @@ FILES = {
     "config.yaml",
     "metrics.jsonl",
     "checkpoints/last.pt",
+    "checkpoints/previous.pt",
     "weights.safetensors",
     "ema.safetensors",
     "summary.json",
+    ".lock",
 }
+PARTIAL = re.compile(r"\.([^/]+)\.\d+\.partial$")  # what a killed run may leave, until the next one holds the directory
 CODES = {"kill": {-9, 137}, "term": {143, -15}, "limit": {1}, "full": {1}}  # of one process
 
 
@@ -229,18 +233,18 @@ class Campaign:
 
     def _wait(self, attempt: Attempt, path: Path, reference: Reference, real: bool) -> str:
         """Until a random moment; which kind of moment it was."""
-        checkpoint, partial = path / "checkpoints" / "last.pt", path / "checkpoints" / ".last.pt.partial"
-        length = 0.2 + reference.seconds * (1 - step_of(checkpoint) / reference.steps)
+        folder = path / "checkpoints"
+        length = 0.2 + reference.seconds * (1 - step_of(folder) / reference.steps)
         moment = CHECKPOINT if self.draw.random() < 0.3 else ANY
         delay, wanted = self.draw.random() * (length + reference.start * real), self.draw.randrange(1, 6)
         end = time.monotonic() + (delay if moment == ANY else PATIENCE)
-        seen = last = mark(partial)  # what a killed run has left is no news
+        seen = last = temporary(folder)  # what a killed run has left is no news
         while time.monotonic() < end and not attempt.poll():
             if moment == ANY:
                 time.sleep(min(0.001, max(end - time.monotonic(), 0)))
                 continue
-            seen, last = mark(partial), seen
-            wanted -= seen is not None and last is None
+            seen, last = temporary(folder), seen
+            wanted -= bool(seen - last)
             if not wanted:
                 break
         return moment
@@ -273,12 +277,12 @@ class Campaign:
             report.failures.append(f"{where}: not told in one line")
         found = {file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()}
         partial = {file for file in found if file.endswith(".partial")}
-        allowed = {str(Path(file).with_name(f".{Path(file).name}.partial")) for file in FILES}
-        if found - FILES - allowed:
-            report.failures.append(f"{where}: stray files {sorted(found - FILES - allowed)}")
+        stray = {file for file in found - FILES if PARTIAL.sub(r"\1", file) not in FILES}
+        if stray or len(partial) > 2:
+            report.failures.append(f"{where}: stray files {sorted(stray | partial)}")
         report.temporary_file_left += bool(partial) and code != 0
         try:
-            step = step_of(path / "checkpoints" / "last.pt")
+            step = step_of(path / "checkpoints")
         except Exception as error:  # whatever the reader says of half a file
             report.failures.append(f"{where}: the checkpoint cannot be read: {error}")
             return before
@@ -335,9 +339,17 @@ def load(path: Path) -> dict[str, Any]:
     return found
 
 
-def step_of(checkpoint: Path) -> int:
-    """The steps that the checkpoint holds, read as a whole; 0 where there is none."""
-    return int(load(checkpoint)["step"]) if checkpoint.exists() else 0
+def temporary(folder: Path) -> set[str]:
+    """The temporary files of checkpoints."""
+    return {file.name for file in folder.glob(".last.pt.*.partial")}
+
+
+def step_of(folder: Path) -> int:
+    """The steps that the last of a run's checkpoints holds; all are read as a whole. 0 where there is none."""
+    steps = [int(load(file)["step"]) for name in ("previous.pt", "last.pt") if (file := folder / name).exists()]
+    if steps != sorted(steps):
+        raise ValueError(f"the steps of the previous and the last one are {steps}")
+    return max(steps, default=0)
 
 
 def place(path: Path, reference: Reference, before: int | None) -> str:

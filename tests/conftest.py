@@ -24,6 +24,7 @@ from mixstill.schema import from_dict, merge, write_yaml
 from mixstill.train.answers import Answers
 from mixstill.train.batch import Batches
 from mixstill.train.build import student_pixels
+from mixstill.train.checkpoints import Checkpoints
 from mixstill.train.evaluate import Score
 from mixstill.train.journal import Journal
 from mixstill.train.keys import open_caches
@@ -99,7 +100,7 @@ class Built:
         score = {"class": Score(50.0, 100.0, 1.0, 4)}
         journal, quiet = Journal(folder / "metrics.jsonl", self.state.step), Display("run", quiet=True)
         self.stepper.answers.begin(self.state.step, self.batches.last, quiet.say)
-        fit(self.state, self.batches, self.stepper, lambda: score, journal, folder / "last.pt", quiet)
+        fit(self.state, self.batches, self.stepper, lambda: score, journal, Checkpoints(folder), quiet)
         return [json.loads(line) for line in journal.path.read_text().splitlines()]
 
 

@@ -13,9 +13,9 @@ FILES = sorted(SOURCE.rglob("*.py"))
 
 # Units (a module or package right under mixstill) from the ground up; those of one floor do not know each other.
 FLOORS = [
-    {"errors", "markdown", "normalisation", "quiet", "spread", "typed", "version"},
+    {"digest", "errors", "markdown", "normalisation", "quiet", "spread", "telling", "typed", "version"},
     {"files"},
-    {"checks", "paths", "rng", "texts"},
+    {"checks", "lock", "paths", "rng", "texts"},
     {"config"},
     {"schema"},
     {"models", "views", "overrides", "recipes", "stored", "unused"},

@@ -14,6 +14,7 @@ from importlib import import_module
 
 from mixstill.errors import InterruptedRun, RunError, UserError, one_line, unknown
 from mixstill.paths import OF_THE_PATH
+from mixstill.telling import drop, open_streams, tell
 from mixstill.version import __version__
 
 # Each is a module of `mixstill.commands` with `USAGE` and `main(argv) -> None`; it is imported when it is called for.
@@ -52,8 +53,9 @@ def main(argv: Sequence[str]) -> int:
             print(command.USAGE)
         else:
             command.main(words[1:])
+        if sys.stdout is not None:
+            sys.stdout.flush()  # while it can still be told that it cannot be written to
     except BrokenPipeError:
-        sys.stderr.close()
         return 1
     except (Exception, KeyboardInterrupt) as error:
         if debug:
@@ -100,7 +102,7 @@ def _print_anything() -> None:
 
 def _say(error: BaseException, code: int) -> int:
     rank = os.environ.get("RANK", "0")
-    print(f"mixstill{f' (rank {rank})' * (rank != '0')}: {one_line(error, 1000)}", file=sys.stderr)
+    tell(f"mixstill{f' (rank {rank})' * (rank != '0')}: {one_line(error, 1000)}")
     return code
 
 
@@ -115,4 +117,12 @@ def _usage() -> str:
 
 def run() -> None:
     """The console script."""
-    sys.exit(main(sys.argv[1:]))
+    open_streams()
+    code = main(sys.argv[1:])
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None:
+                stream.flush()
+        except (OSError, ValueError):
+            drop(stream)
+    sys.exit(code)

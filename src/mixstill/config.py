@@ -229,6 +229,7 @@ class DistillConfig:
 
     def __post_init__(self) -> None:
         check_fields(self, "distill")
+        _require(self.cache != "", "distill.cache", self.cache, "a folder, or null for none")
         _require(
             not (self.propagate and self.tokens == "none"),
             "distill.propagate",

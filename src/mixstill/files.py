@@ -5,21 +5,30 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from mixstill.errors import RunError
 
+_PARTIAL = re.compile(r"\..+\.(\d+)\.partial")
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Put `content` at `path` in one step: a temporary file beside it, synced to disk, then renamed."""
-    partial = path.with_name(f".{path.name}.partial")  # one name: what a killed run leaves, the next write takes
+
+def write_atomically(path: Path, content: bytes | memoryview, keep: Path | None = None) -> None:
+    """Put `content` at `path` in one step: a temporary file beside it, synced to disk, then renamed.
+
+    What was at `path` goes to `keep`, where that is given; at each moment one of the two is there, and whole.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")  # what a killed run leaves, `sweep` takes
     try:
         with partial.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
+        if keep is not None and path.exists():
+            path.replace(keep)
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
@@ -53,3 +62,26 @@ def _numbers(value: Any, name: str = "") -> Iterator[tuple[str, float]]:
     elif isinstance(value, Mapping | list | tuple):
         for key, its in value.items() if isinstance(value, Mapping) else enumerate(value):
             yield from _numbers(its, f"{name}.{key}" if name else str(key))
+
+
+def sweep(folder: Path) -> None:
+    """Remove the temporary files of killed processes from a folder, and from those in it. Only who holds it may."""
+    for place in (folder, *(each for each in folder.iterdir() if each.is_dir())):
+        with suppress(OSError):
+            for file in place.glob(".*.partial"):
+                named = _PARTIAL.fullmatch(file.name)
+                if named is None or not alive(int(named[1])):
+                    file.unlink(missing_ok=True)
+
+
+def alive(process: int) -> bool:
+    """Whether there is a process of this number on this machine."""
+    if os.name == "nt":  # where this would end it
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True
+    return True

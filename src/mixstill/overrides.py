@@ -135,6 +135,8 @@ def parse(argv: Sequence[str], flags: Sequence[str] = (), values: Sequence[str] 
             result.options[name] = True
         elif name in values:
             _count(name, given, 1)
+            if not given[0]:
+                raise UserError(f"--{name}: '' is not valid; give a value, or leave the option out")
             result.options[name] = given[0]
         else:
             _override(result.config, name, given, [*flags, *values])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 import shlex
 from collections.abc import Mapping
@@ -16,6 +17,7 @@ import yaml
 
 from mixstill.checks import kind_words
 from mixstill.config import Config
+from mixstill.digest import digest
 from mixstill.errors import UserError, one_line, shown, unknown
 from mixstill.files import write_atomically
 from mixstill.paths import read_regular
@@ -40,6 +42,8 @@ FREE_ON_RESUME = (
     "train.checkpoint_interval",
 )
 
+
+_SEAL = "# checksum of the lines below (edited by hand? then delete this line): "
 
 # Fields that files of earlier versions have.
 REMOVED = ("data.skip_corrupt", "train.micro_batches")
@@ -206,10 +210,42 @@ def differences(old: Config, new: Config) -> list[str]:
     return lines
 
 
+def mathematics(config: Config) -> str:
+    """The checksum of all that a resumed run may not change. Teachers count by their names, wherever they lie.
+
+    What is left at its default does not count, so that new fields leave the checksums of older runs as they are.
+    """
+    changed = {}
+    for dotted, leaf in fields().items():
+        section, name = dotted.split(".")
+        value = _plain(getattr(getattr(config, section), name))
+        if value == _plain(leaf.default) or dotted in (*FREE_ON_RESUME, "train.compile", "train.seed"):
+            continue
+        if dotted == "distill.cache":  # may lie elsewhere, too
+            value = True
+        if dotted == "distill.teachers":
+            value = [_basename(text) for text in value]
+        changed[dotted] = _basename(value) if dotted == "model.init_from" else value
+    return digest(json.dumps(changed, sort_keys=True))
+
+
+def _basename(text: str) -> str:
+    """A teacher, or a path, without the folders that it lies in: `a/b@2/3` -> `b@2/3`."""
+    path, at, place = text.rpartition("@")
+    return f"{Path(path).name}{at}{place}" if at else Path(text).name
+
+
 def read_yaml(path: Path) -> RawConfig:
-    """The mapping in a YAML file. Raises `UserError` if the file cannot be read or holds no mapping."""
+    """The mapping in a YAML file. Raises `UserError` if it cannot be read, is damaged, or holds no mapping."""
     try:
-        raw = parse_yaml(read_regular(path, MOST_BYTES))
+        content = read_regular(path, MOST_BYTES)
+        first, _, rest = content.decode(errors="replace").partition("\n")
+        if first.startswith(_SEAL) and first != _SEAL + digest(rest):
+            raise UserError(
+                f"{path}: damaged, or edited by hand: it does not fit the checksum in its first line; take a copy of "
+                "it, or, if you edited it, delete that line"
+            )
+        raw = parse_yaml(content)
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read as YAML: {one_line(error)}") from error
     if not isinstance(raw, Mapping):
@@ -218,6 +254,6 @@ def read_yaml(path: Path) -> RawConfig:
 
 
 def write_yaml(config: Config, path: Path) -> None:
-    """Write the whole resolved config, atomically."""
+    """Write the whole resolved config with its checksum, atomically."""
     text = yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True)
-    write_atomically(path, text.encode())
+    write_atomically(path, f"{_SEAL}{digest(text)}\n{text}".encode())

@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from mixstill.lock import locked
 from mixstill.reproduction import pool
 from mixstill.reproduction.cifar100 import CIFAR100
-from mixstill.reproduction.lock import locked
 from mixstill.reproduction.plan import Plan
 from mixstill.schema import write_yaml
 

@@ -83,7 +83,7 @@ def test_a_checkpoint_without_its_config_is_no_free_place(tiny, tmp_path) -> Non
     run = tmp_path / "run"
     train(tiny({"train.max_steps": 1}), run, quiet=True)
     (run / "config.yaml").unlink()
-    with pytest.raises(UserError, match="already holds a run"):
+    with pytest.raises(UserError, match="already holds checkpoints of a run, but no config"):
         train(tiny(), run, quiet=True)
     assert (run / CHECKPOINT).exists()
 

@@ -15,7 +15,7 @@ def run(build, tmp_path):
         built = build(options)
         saved = []
         save = built.state.save
-        built.state.save = lambda path: (saved.append(built.state.step), save(path))
+        built.state.save = lambda path, keep: (saved.append(built.state.step), save(path, keep))
         go.saved = saved
         return built.fit(tmp_path), saved, built
 

@@ -350,12 +350,12 @@ def test_the_device_is_the_one_asked_for(tiny, tmp_path) -> None:
 def test_intervals_of_lines_evaluations_and_checkpoints(tiny, tmp_path, monkeypatch) -> None:
     """The steps of lines, of evaluations, and of checkpoints; the loop's own tests try more of them."""
     saved = []
-    monkeypatch.setattr("mixstill.train.state.State.save", lambda self, path: saved.append(self.step))
+    monkeypatch.setattr("mixstill.train.state.State.save", lambda self, path, keep: saved.append(self.step))
     intervals = {"train.log_interval": 5, "train.eval_interval": 2, "train.checkpoint_interval": 3, "train.epochs": 3}
     train(tiny(intervals), tmp_path / "run", quiet=True)
     assert [line["step"] for line in lines(tmp_path / "run") if "eval" in line] == [8, 12]
     assert [line["step"] for line in lines(tmp_path / "run") if "eval" not in line] == [3, 5, 6, 8, 9, 10, 12]
-    assert saved == [3, 6, 8, 9, 12]
+    assert saved == [0, 3, 6, 8, 9, 12]
 
 
 def test_the_size_of_evaluation_batches_leaves_the_scores_as_they_are(tiny, tmp_path) -> None:

@@ -17,12 +17,13 @@ import torch
 
 # Imports once, then forks a process for each command: what is killed is a process of its own, and starts quickly.
 SERVER = """
-import json, os, sys
+import json, os, signal, sys
 import mixstill.cli, mixstill.commands.train, mixstill.teaching, mixstill.train.run
 for line in sys.stdin:
     job = json.loads(line)
     child = os.fork()
     if child == 0:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # perhaps ignored, under nohup
         os.dup2(os.open(job["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
         os.dup2(2, 1)
         code = mixstill.cli.main(job["argv"])
@@ -106,7 +107,7 @@ def check_same_end(run: Path, straight: Path) -> None:
     assert set(one) >= {"student", "optimizer", "ema", "information", "step"}
     assert same(one, other)
     visible = [file.name for file in (run / "checkpoints").iterdir() if not file.name.startswith(".")]
-    assert visible == ["last.pt"]
+    assert sorted(visible) == ["last.pt", "previous.pt"]
 
 
 @pytest.fixture(scope="module")
@@ -170,7 +171,7 @@ def test_a_run_that_is_killed_again_and_again_ends_as_if_it_had_not_been(launche
     assert one["heads"] == other["heads"]
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)])
 def test_a_signal_ends_the_run_after_a_checkpoint_from_which_it_goes_on(
     launcher, straight, tmp_path, number, code
 ) -> None:
@@ -204,10 +205,12 @@ def test_what_cannot_be_resumed_is_told_in_one_line(straight, refused, mixstill,
     resume = ("train", "--resume", "--output", tmp_path / "run")
     said = refused(*resume, "--lr", "0.5", "--distill.kind", "soft")
     assert said.endswith("distill.kind: 'hard' -> 'soft'; optim.lr: 0.01 -> 0.5")
-    checkpoint = tmp_path / "run" / "checkpoints" / "last.pt"
-    checkpoint.write_bytes(checkpoint.read_bytes()[:-5000])
-    assert refused(*resume, "--max-steps", "none", "--quiet").startswith(
-        f"checkpoint {checkpoint}: cannot be resumed from"
-    )
+    kept = [tmp_path / "run" / "checkpoints" / name for name in ("last.pt", "previous.pt")]
+    for checkpoint in kept:
+        checkpoint.write_bytes(checkpoint.read_bytes()[:-5000])
+    said = refused(*resume, "--max-steps", "none", "--quiet")
+    for checkpoint in kept:
+        assert f"checkpoint {checkpoint}: cannot be resumed from: it is no whole archive" in said
+    assert said.endswith("; put a copy in its place, or begin anew with another --output")
     assert refused("train", "--resume").startswith("resume: say which run by --output DIR")
     assert "holds no run (no config.yaml)" in refused("train", "--resume", "--output", tmp_path / "none")

@@ -10,7 +10,7 @@ import torch
 
 from mixstill.distill.classifier import load_classifier
 from mixstill.errors import RunError, UserError
-from mixstill.schema import from_dict, read_yaml, to_dict
+from mixstill.schema import from_dict, read_yaml, to_dict, write_yaml
 from mixstill.train.build import student_pixels
 from mixstill.train.run import saved_config, saved_summary, train
 
@@ -34,6 +34,8 @@ def test_a_run_leaves_its_config_metrics_summary_checkpoint_and_weights(tiny, ta
         "weights.safetensors",
         "ema.safetensors",
         "checkpoints/last.pt",
+        "checkpoints/previous.pt",
+        ".lock",
     }
     assert saved_config(path) == from_dict(read_yaml(path / "config.yaml")) == config
     assert saved_summary(path) == json.loads(json.dumps(summary))
@@ -135,8 +137,9 @@ def test_resuming_a_complete_run_only_gives_its_summary(tiny, tmp_path, capsys) 
 
 def test_a_run_that_was_stopped_before_its_first_checkpoint_begins_again(tiny, tmp_path) -> None:
     train(tiny(), tmp_path / "straight", quiet=True)
-    train(tiny({"train.max_steps": 1}), tmp_path / "run", quiet=True)
-    (tmp_path / "run" / "checkpoints" / "last.pt").unlink()
+    (tmp_path / "run").mkdir()
+    write_yaml(tiny(), tmp_path / "run" / "config.yaml")
+    (tmp_path / "run" / "metrics.jsonl").touch()
     train(tiny(), tmp_path / "run", resume=True, quiet=True)
     one, other = (safetensors.torch.load_file(tmp_path / n / "weights.safetensors") for n in ("run", "straight"))
     assert all(torch.equal(value, other[name]) for name, value in one.items())

@@ -55,3 +55,28 @@ def test_in_another_thread_the_host_keeps_its_handlers() -> None:
     thread.start()
     thread.join()
     assert seen == [(None, before)]
+
+
+@pytest.fixture
+def usual_hang_up():
+    """The handler of a process that was not started by nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize("first", [signal.SIGHUP, signal.SIGTERM])
+def test_a_terminal_that_closes_may_say_so_twice(usual_hang_up, first) -> None:
+    with StopSignal() as stop:
+        os.kill(os.getpid(), first)
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert stop.number == first
+    assert signal.getsignal(signal.SIGHUP) == signal.SIG_DFL
+
+
+def test_under_nohup_a_run_goes_on(usual_hang_up) -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with StopSignal() as stop:
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert stop.number is None
+    assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN

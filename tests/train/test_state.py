@@ -135,7 +135,8 @@ def test_other_files_in_its_place_are_told_in_one_line(build, tmp_path) -> None:
 
 
 def test_a_checkpoint_of_another_config_does_not_fit(build, tmp_path) -> None:
-    build().state.save(tmp_path / "last.pt")
-    for options in ({"train.ema_decay": 0.9}, {"model.kwargs": {"num_blocks": 1, "embed_dim": 8}}):
-        with pytest.raises(UserError, match="cannot be resumed from"):
-            build(options).state.restore(tmp_path / "last.pt")
+    path = tmp_path / "last.pt"
+    build().state.save(path)
+    for options in ({"train.ema_decay": 0.9}, {"model.kwargs": {"num_blocks": 1, "embed_dim": 8}}, {"optim.lr": 0.5}):
+        with pytest.raises(UserError, match=f"^checkpoint {path}: belongs to a run of another config "):
+            build(options).state.restore(path)

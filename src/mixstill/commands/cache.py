@@ -11,6 +11,7 @@ from mixstill.errors import InterruptedRun, UserError
 from mixstill.files import to_json
 from mixstill.overrides import CommandLine, parse
 from mixstill.paths import path_of
+from mixstill.telling import shown
 
 if TYPE_CHECKING:
     from mixstill.train.processes import Processes
@@ -45,7 +46,10 @@ def main(argv: list[str]) -> None:
         print(to_json(found))
         return
     names = ", ".join(found["teachers"])
-    print(f"{found['cache']}: {found['steps']} steps of {names}, {found['bytes'] / 1e6:.1f} MB, {found['stored']} new")
+    with shown():
+        print(
+            f"{found['cache']}: {found['steps']} steps of {names}, {found['bytes'] / 1e6:.1f} MB, {found['stored']} new"
+        )
 
 
 def _fill(line: CommandLine, processes: Processes) -> dict[str, Any]:

@@ -261,10 +261,10 @@ def _disk(job: Job, checkpoint: int, output: Path, report: Report) -> None:
     from mixstill.train.trial import answers_size, answers_there, free_space, weights_size
 
     weights, answers, there, free = weights_size(job), answers_size(job), answers_there(job), free_space(output)
-    needed, root = 2 * checkpoint + weights, job.config.distill.cache
+    needed, root = 3 * checkpoint + weights, job.config.distill.cache
     about = {"checkpoint": checkpoint, "files": needed, "free": free, "answers": answers, "answers_there": there}
     lines = [
-        f"{_bytes(needed)} in {str(output)!r}: a checkpoint of {_bytes(checkpoint)}, twice while it is written, and "
+        f"{_bytes(needed)} in {str(output)!r}: checkpoints of {_bytes(checkpoint)}, two and one being written, and "
         f"{_bytes(weights)} of weights",
         f"{_bytes(free)} are free there",
     ]

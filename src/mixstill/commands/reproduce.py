@@ -13,6 +13,7 @@ from mixstill.files import to_json
 from mixstill.overrides import parse
 from mixstill.paths import path_of
 from mixstill.schema import RawConfig
+from mixstill.telling import lossy, shown, tell
 
 EXPERIMENTS = ("cifar100",)
 
@@ -62,12 +63,13 @@ def main(argv: list[str]) -> None:
         range(line.whole("seeds") or 1),
         jobs=line.whole("jobs"),
         command=shlex.join(["mixstill", "reproduce", name, "--scale", scale, *_fields(line.config)]),
-        say=lambda text: print(text, file=sys.stderr, flush=True),
+        say=tell,
     )
     if "json" in line.options:
         print(to_json(table))
     else:
-        _print(table, output)
+        with shown():
+            _print(table, output)
     if table["failed"]:
         raise RunError(
             f"{many(len(table['failed']), 'run')} failed: {', '.join(table['failed'])}; the table lacks them"
@@ -96,16 +98,16 @@ def _print(table: dict[str, Any], output: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from mixstill.spread import shown
+    from mixstill.spread import shown as spelt
 
     grid = Table(title=f"{table['title']}, {table['scale']}: on test after the last epoch")
     for heading in ("row", "top-1", "top-5", "minus plain", "seeds"):
         grid.add_column(heading, justify="left" if heading == "row" else "right", no_wrap=True)
     for row in table["rows"]:
         grid.add_row(
-            row["name"], shown(row["top1"]), shown(row["top5"]), shown(row["gain"], "+"), str(len(row["seeds"]))
+            row["name"], spelt(row["top1"]), spelt(row["top5"]), spelt(row["gain"], "+"), str(len(row["seeds"]))
         )
-    Console().print(grid)
+    Console(file=lossy(sys.stdout)).print(grid)
     for line in table["summary"]:
         print(line)
     print(f"The table, its page and its curves are in {output}")

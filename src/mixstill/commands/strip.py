@@ -8,6 +8,7 @@ from mixstill.errors import UserError
 from mixstill.files import to_json
 from mixstill.overrides import parse
 from mixstill.paths import path_of
+from mixstill.telling import shown
 
 USAGE = """usage: mixstill strip RUN OUT [--model NAME] [--use-ema] [--json]
 
@@ -32,10 +33,14 @@ def main(argv: list[str]) -> None:
     from mixstill.distill.strip import strip
 
     source, out = line.words
+    if not out:
+        raise UserError("strip: '' is no place to write to; name a file or a folder as OUT")
     classifier = load_classifier(source, model=line.options.get("model"), ema="use-ema" in line.options)
     stripped = strip(classifier, path_of(out, "strip"))
     if "json" in line.options:
         print(to_json(asdict(stripped)))
         return
-    print(f"{stripped.path}: {stripped.architecture}, {stripped.params:,} of the student's {stripped.student_params:,}")
-    print(stripped.load)
+    sizes = f"{stripped.params:,} of the student's {stripped.student_params:,}"
+    with shown():
+        print(f"{stripped.path}: {stripped.architecture}, {sizes}")
+        print(stripped.load)

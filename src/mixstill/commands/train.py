@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from mixstill.errors import InterruptedRun, UserError
 from mixstill.files import to_json
 from mixstill.overrides import CommandLine, help_lines, parse
 from mixstill.paths import path_of
+from mixstill.telling import shown, tell
 from mixstill.unused import refuse_unused
 
 DEFAULT_RECIPE = "digits"
@@ -26,7 +26,7 @@ With --init-from the weights are those of RUN, resized to --input-size; without 
 
   --output DIR   the run directory [runs/RECIPE; with --init-from runs/NAME-Npx]
   --resume       go on with the run in DIR, exactly where its checkpoint stands
-  --quiet        print nothing but the result
+  --quiet        print nothing but the result, and of damage
   --json         print the summary as JSON
 
 Fields of the config:
@@ -51,7 +51,8 @@ def main(argv: list[str]) -> None:
         return
     if "json" in line.options:
         print(to_json(summary))
-    else:
+        return
+    with shown():
         print(f"* Acc@1 {summary['top1']:.3f} Acc@5 {summary['top5']:.3f} loss {summary['loss']:.3f}  {path}")
 
 
@@ -66,7 +67,7 @@ def _train(
 
     if resume and (recipe or _source(line)) is not None and not (path / CONFIG_FILE).exists():
         if main:
-            print(f"mixstill: there is no run in {path} to go on with; a new one begins", file=sys.stderr)
+            tell(f"mixstill: there is no run in {path} to go on with; a new one begins")
         resume = False
     if resume:
         saved = saved_config(path)

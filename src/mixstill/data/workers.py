@@ -25,6 +25,7 @@ T = TypeVar("T")
 _AHEAD = 2  # tasks of each worker that are read ahead
 # Where it cannot be told who sent a SIGTERM, it is heeded.
 _SIGNALS = {signal.SIGINT, signal.SIGTERM} if hasattr(signal, "sigtimedwait") else {signal.SIGINT}
+_SIGNALS |= {signal.SIGHUP} if hasattr(signal, "SIGHUP") else set()
 _LOOK_FOR_PARENT = 2.0  # seconds between two looks whether the training process lives
 
 
@@ -100,9 +101,10 @@ def start_server(modules: Iterable[str] = ()) -> Any:
     # Python processes started here import nothing from the current folder, where `python -c` looks first. The server
     # inherits the mask, and its workers from it: none of them ever sees a Ctrl-C.
     with environment("PYTHONSAFEPATH", "1"):
-        resource_tracker.ensure_running()
         before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         try:
+            resource_tracker.ensure_running()  # it heeds neither SIGINT nor SIGTERM by itself, and unblocks them here
+            signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
             forkserver.ensure_running()
         except (EOFError, OSError) as error:
             raise _not_started(error) from error

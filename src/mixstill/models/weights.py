@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,15 +14,20 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from mixstill.digest import damage_of_archive, digest
 from mixstill.errors import RunError, UserError, one_line
-from mixstill.files import write_atomically
+from mixstill.files import to_json, write_atomically
 from mixstill.paths import open_regular
 from mixstill.quiet import no_warnings
+from mixstill.texts import parse_object
 
 State = dict[str, Tensor]
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".th", ".bin", ".tar")  # timm's train.py writes last.pth.tar
 WRAPPERS = ("state_dict", "model")
+_REMEDY = "take a copy of the file, or have it written again"
+
+_DIGESTS = "mixstill_digests"  # of the safetensors metadata: of the rest of it, and of each tensor
 
 # What torch.save's files begin with: a zip archive's mark, or before PyTorch 1.6 a pickled number.
 _MAGIC = (b"PK\x03\x04", pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2))
@@ -65,12 +71,40 @@ def _read_safetensors(path: Path) -> Weights:
         raise UserError(f"{path}: damaged, or not a safetensors file: {one_line(error, 120)}") from error
     if not state:
         raise UserError(f"{path}: holds no tensors")
+    _check_digests(path, state, metadata, metadata.pop(_DIGESTS, None))
     return Weights(state, metadata)
+
+
+def digests(state: State, metadata: Mapping[str, str]) -> dict[str, str]:
+    """The checksums of a file: of its metadata under the empty name, and of each tensor under its own."""
+    found = {"": digest(json.dumps(metadata, sort_keys=True))}
+    for name, tensor in state.items():
+        content = tensor.contiguous().reshape(-1).view(torch.uint8).numpy()
+        found[name] = digest(f"{name} {tensor.dtype} {list(tensor.shape)} ", content)
+    return found
+
+
+def _check_digests(path: Path, state: State, metadata: Mapping[str, str], written: str | None) -> None:
+    """Raises `UserError` where a file of mixstill is not as it was written; foreign ones have no checksums."""
+    if written is None:
+        return
+    found = digests(state, metadata)
+    try:
+        wanted = parse_object(written)
+    except (ValueError, TypeError):
+        wanted = {}
+    broken = next((name for name in [*found, *wanted] if found.get(name) != wanted.get(name)), None)
+    if broken is not None:
+        what = f"its tensor {broken!r}" if broken else "its metadata"
+        raise UserError(f"{path}: damaged: {what} does not fit its checksum; {_REMEDY}")
 
 
 def _read_pickled(path: Path, start: bytes) -> Weights:
     if not start.startswith(_MAGIC):
         raise UserError(f"{path}: not a PyTorch file")
+    broken = damage_of_archive(path) if start.startswith(_MAGIC[0]) else None
+    if broken is not None:
+        raise UserError(f"{path}: damaged, or not a PyTorch file: {broken}; {_REMEDY}")
     try:
         # torch.load warns of pickle protocols other than its own; a Namespace holds the words of a command line, as in
         # the checkpoints of timm and DeiT
@@ -106,7 +140,7 @@ def _without_prefix(state: State, prefix: str) -> State:
 
 
 def write_weights(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Write a safetensors file; whatever happens, `path` holds the old content or all of the new.
+    """Write a safetensors file with checksums; whatever happens, `path` holds the old content or all of the new.
 
     Raises:
         UserError: The suffix is not `.safetensors`.
@@ -114,7 +148,8 @@ def write_weights(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str
     """
     if path.suffix != ".safetensors":
         raise UserError(f"{path}: weights are written as .safetensors")
-    content = safetensors.torch.save(_apart(state), dict(metadata or {}))
+    tensors, told = _apart(state), dict(metadata or {})
+    content = safetensors.torch.save(tensors, told | {_DIGESTS: to_json(digests(tensors, told))})
     try:
         write_atomically(path, content)
     except OSError as error:

@@ -10,8 +10,8 @@ import torch
 from mixstill.data import load_splits, measured
 from mixstill.errors import UserError, one_line
 from mixstill.files import write_atomically, write_json
+from mixstill.lock import locked
 from mixstill.reproduction.curves import draw
-from mixstill.reproduction.lock import locked
 from mixstill.reproduction.places import at_home, check_places
 from mixstill.reproduction.plan import Plan, Run
 from mixstill.reproduction.pool import finished, room, train_all
@@ -35,7 +35,7 @@ def reproduce(
     its own.
 
     Raises `UserError`, before anything is written, for configs, data or an output that do not fit, and
-    `InterruptedRun` on SIGINT and SIGTERM.
+    `InterruptedRun` on SIGINT, SIGTERM and SIGHUP.
     """
     plan.check()
     runs = plan.runs(rows, seeds)

@@ -54,8 +54,8 @@ def train_all(
     """Train `jobs` runs at once, in their order, each when what it needs is finished; finished ones are left alone.
 
     `ended` is called after each run with what failed so far; `inherited` are file descriptors that the processes keep.
-    Returns the last words of the runs that failed, by name. Raises `InterruptedRun` on SIGINT and SIGTERM, once each
-    run has ended, with a checkpoint if it had begun to train.
+    Returns the last words of the runs that failed, by name. Raises `InterruptedRun` on SIGINT, SIGTERM or SIGHUP, once
+    each run has ended, with a checkpoint if it had begun to train.
     """
     waiting = [run for run in runs if not finished(run.path)]
     say(f"{len(runs) - len(waiting)} of {many(len(runs), 'run')} finished before; {jobs} at once")

@@ -128,8 +128,8 @@ def build(
         raise UserError(f"train.sync_bn: True is not valid on {device}; PyTorch has it for CUDA only")
     if config.train.sync_bn and processes.count > 1:
         student.backbone = cast(Any, nn.SyncBatchNorm).convert_sync_batchnorm(student.backbone)
-    state = State.start(config, student, f"{len(data)} images of {len(data.classes)} classes")
     batches = Batches(data, config, size, processes)
+    state = State.start(config, student, f"{len(data)} images of {len(data.classes)} classes", batches.total)
     check_parts(batches, state)
     batches, stepper = make_stepper(config, device, facts, teachers, batches, begun)
     return Job(config, device, facts, splits, names, teachers, state, batches, stepper, started)

@@ -23,7 +23,7 @@ def fill(job: Job, display: Display) -> int:
         UserError: a cache that holds other answers, or that cannot be written to.
         RunError: an answer that is not finite.
         OSError: the disk is full, or cannot be written to.
-        InterruptedRun: SIGINT or SIGTERM, after what was asked for was stored.
+        InterruptedRun: SIGINT, SIGTERM or SIGHUP, after what was asked for was stored.
     """
     answers, batches, processes = job.stepper.answers, job.batches, job.stepper.processes
     answers.begin(0, batches.last, display.say, strict=True)

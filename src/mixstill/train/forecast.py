@@ -40,7 +40,7 @@ def forecast(options: TrainConfig, per_epoch: int, images: Sequence[int], ema: b
     whole = options.epochs * per_epoch
     last = min(whole, options.max_steps or whole)
     measured = {last, *range(0, last, per_epoch * options.eval_interval)} - {0}
-    saved = measured | {*range(0, last, options.checkpoint_interval or whole)} - {0}
+    saved = measured | {*range(0, last, options.checkpoint_interval or whole)}  # the first before any step
     sizes = [count / images[0] if count and images[0] else 1 for count in images]  # in evaluations
     closing = sum(sizes) * (1 + ema) - 1
     epoch = per_epoch * costs.step + costs.regulariser + costs.evaluation / options.eval_interval

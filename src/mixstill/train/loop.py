@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 from mixstill.errors import DataError, InterruptedRun
 from mixstill.train.batch import Batches, Part
+from mixstill.train.checkpoints import Checkpoints
 from mixstill.train.evaluate import Score, main_head, plain
 from mixstill.train.journal import Journal
 from mixstill.train.optim import learning_rate
@@ -22,7 +22,7 @@ def fit(
     stepper: Stepper,
     score: Callable[[], dict[str, Score]],
     journal: Journal,
-    checkpoint: Path,
+    checkpoints: Checkpoints,
     display: Display,
 ) -> dict[str, Score] | None:
     """Train `state` from its step to the last epoch or `train.max_steps`, and leave a checkpoint at the end.
@@ -48,8 +48,7 @@ def fit(
 
     def save() -> None:
         stepper.answers.flush()
-        if processes.main:
-            state.save(checkpoint)
+        checkpoints.save(state)
         processes.wait()
 
     def steps() -> Iterator[Iterator[Part]]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from mixstill.telling import lossy, tell
 
 
 class Display:
@@ -21,6 +22,7 @@ class Display:
         self.title = title
         self.quiet = quiet
         console = Console(stderr=True)
+        console.file = lossy(console.file)
         self.bar = (
             None
             if quiet or not console.is_terminal
@@ -72,9 +74,12 @@ class Display:
 
     def say(self, text: str) -> None:
         """One line."""
-        if self.quiet:
-            return
+        if not self.quiet:
+            self.warn(text)
+
+    def warn(self, text: str) -> None:
+        """One line, even where the display is quiet."""
         if self.bar is not None:
             self.bar.console.print(f"{self.title}: {text}", highlight=False, markup=False)
         else:
-            print(f"{self.title}: {text}", file=sys.stderr, flush=True)
+            tell(f"{self.title}: {text}")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -13,11 +15,13 @@ from mixstill.distill.classifier import EMA_FILE, WEIGHTS_FILE, save_student
 from mixstill.distill.sizes import count_parameters
 from mixstill.errors import UserError, one_line
 from mixstill.files import write_json
+from mixstill.lock import holder, locked
 from mixstill.paths import path_of, read_regular
 from mixstill.schema import differences, from_dict, read_yaml, to_dict, write_yaml
 from mixstill.stored import Stored, remember
 from mixstill.texts import parse_object
 from mixstill.train.build import build
+from mixstill.train.checkpoints import LAST, Checkpoints
 from mixstill.train.device import machine
 from mixstill.train.evaluate import main_head, plain
 from mixstill.train.journal import Journal
@@ -31,7 +35,9 @@ from mixstill.train.trial import examine_teachers
 CONFIG_FILE = "config.yaml"
 SUMMARY_FILE = "summary.json"
 METRICS_FILE = "metrics.jsonl"
-CHECKPOINT = Path("checkpoints", "last.pt")
+CHECKPOINTS = "checkpoints"
+CHECKPOINT = Path(CHECKPOINTS, LAST)
+_RESULTS = (METRICS_FILE, SUMMARY_FILE, WEIGHTS_FILE, EMA_FILE)  # there is a checkpoint before any of them
 
 
 def saved_config(path: Path) -> Config:
@@ -65,14 +71,45 @@ def check_output(config: Config, path: Path, resume: bool) -> None:
     """Raises `UserError` unless `config` may be trained in `path`: a new run in a free place, an old one unchanged."""
     if path.exists() and not path.is_dir():
         raise UserError(f"output: {str(path)!r} is not a directory; choose another --output")
-    if not resume and ((path / CONFIG_FILE).exists() or (path / CHECKPOINT).exists()):
-        raise UserError(f"output: {str(path)!r} already holds a run; go on with --resume, or choose another --output")
-    if resume:
-        saved = saved_config(path)
-        Stored(path / CONFIG_FILE, saved).check_links(path)
-        changed = differences(saved, config)
-        if changed:
-            raise UserError(f"resume: the config is not the one of {str(path)!r}: {'; '.join(changed)}")
+    if not resume:
+        found = [name for name in (CONFIG_FILE, CHECKPOINTS, *_RESULTS) if (path / name).exists()]
+        held = holder(path) if found else None
+        if held is not None:
+            raise UserError(f"output: {str(path)!r} is being worked in by {held}")
+        if CONFIG_FILE in found:
+            raise UserError(
+                f"output: {str(path)!r} already holds a run; go on with --resume, or choose another --output"
+            )
+        if found:
+            raise UserError(
+                f"output: {str(path)!r} already holds {found[0]} of a run, but no {CONFIG_FILE} to go on by; choose "
+                "another --output"
+            )
+        return
+    saved = saved_config(path)
+    Stored(path / CONFIG_FILE, saved).check_links(path)
+    changed = differences(saved, config)
+    if changed:
+        raise UserError(f"resume: the config is not the one of {str(path)!r}: {'; '.join(changed)}")
+    kept = [name for name in _RESULTS if (path / name).exists() and (path / name).stat().st_size]
+    if kept and not Checkpoints(path / CHECKPOINTS).there and complete_summary(path) is None:
+        raise UserError(
+            f"resume: {str(path)!r} holds {kept[0]}, but no checkpoint ({CHECKPOINT}) to go on from; put it back, or "
+            "begin anew with another --output"
+        )
+
+
+def _hold(path: Path, processes: Processes, held: ExitStack, check: Callable[[], None]) -> None:
+    """Lock the run directory while `held` lasts, and look into it again; all processes are refused alike."""
+    refused = set()
+    if processes.main:
+        try:
+            held.enter_context(locked(path))
+            check()  # another process may have been here
+        except UserError as error:
+            refused.add(str(error))
+    for text in processes.union(refused):
+        raise UserError(text)
 
 
 def train(
@@ -88,22 +125,26 @@ def train(
         config: the resolved config.
         path: the run directory; it is made once all that the run needs was found.
         resume: go on from the checkpoint of the run in `path`. A run that is complete only gives its summary.
-        quiet: print nothing.
+        quiet: print nothing, but of damage.
         tracker: shows the metrics beside metrics.jsonl, in the place of the config's `train.tracker`.
 
     Raises:
-        UserError: a directory that holds a run already, a config that is not the resumed run's, or a teacher, data
-            set or model that cannot be had or does not fit.
+        UserError: a directory that holds a run already, or that another process works in, a config that is not the
+            resumed run's, a checkpoint that is damaged like the one before it, or a teacher, data set or model that
+            cannot be had or does not fit.
         RunError: a loss that is not finite.
-        InterruptedRun: SIGINT or SIGTERM, after a checkpoint.
+        InterruptedRun: SIGINT, SIGTERM or SIGHUP, after a checkpoint.
     """
     check_output(config, path, resume)
     before = complete_summary(path) if resume else None
     if before is not None:
         return before
-    with joined() as processes:
+    with joined() as processes, ExitStack() as held:
+        hold = partial(_hold, path, processes, held, partial(check_output, config, path, resume))
+        if resume:
+            hold()
         display = Display(path.name, quiet=quiet or not processes.main)
-        return _train(config, path, display, resume, processes, tracker)
+        return _train(config, path, display, resume, processes, tracker, hold)
 
 
 def _located(config: Config) -> Config:
@@ -114,11 +155,17 @@ def _located(config: Config) -> Config:
 
 
 def _train(
-    config: Config, path: Path, display: Display, resume: bool, processes: Processes, tracker: Backend | None
+    config: Config,
+    path: Path,
+    display: Display,
+    resume: bool,
+    processes: Processes,
+    tracker: Backend | None,
+    hold: Callable[[], None],
 ) -> dict[str, Any]:
     began, code = time.monotonic(), commit()
-    checkpoint = path / CHECKPOINT
-    resume = resume and checkpoint.exists()
+    checkpoints = Checkpoints(path / CHECKPOINTS, processes)
+    again, resume = resume, resume and checkpoints.there
     begun = saved_config(path).train.compile if resume else None
     job = build(config, processes, resumed=resume, begun=begun)
     config = replace(config, train=replace(config.train, compile=job.stepper.compiler.mode))
@@ -130,13 +177,18 @@ def _train(
 
     # begin, or resume
     processes.wait()  # until everyone has looked into the directory
+    if not again:
+        if processes.main:
+            path.mkdir(parents=True, exist_ok=True)
+        hold()
+    if resume:
+        checkpoints.restore(state, display.warn if processes.main else lambda _: None)
+        display.say(f"resumed at step {state.step} of {batches.total}")
     if processes.main:
-        checkpoint.parent.mkdir(parents=True, exist_ok=True)
         write_yaml(config, path / CONFIG_FILE)
         remember(config)
-    if resume:
-        state.restore(checkpoint)
-        display.say(f"resumed at step {state.step} of {batches.total}")
+    if not resume:
+        checkpoints.save(state)  # so there is one wherever there are metrics
 
     # train
     for line in [*job.started, *job.unmeasured(), *batches.about(), *said]:
@@ -149,7 +201,7 @@ def _train(
     with open_tracker(tracked, path, to_dict(config), step=state.step, say=display.say) as opened:
         journal = Journal(path / METRICS_FILE, state.step, processes, opened)
         score = partial(job.score, state.student, job.measured[0])
-        final = fit(state, batches, job.stepper, score, journal, checkpoint, display)
+        final = fit(state, batches, job.stepper, score, journal, checkpoints, display)
 
     # close
     known = {} if final is None else {job.measured[0]: final}

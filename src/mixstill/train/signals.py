@@ -1,17 +1,22 @@
-"""SIGINT and SIGTERM end a run after the step it is in, with a checkpoint."""
+"""SIGINT, SIGTERM and SIGHUP end a run after the step it is in, with a checkpoint."""
 
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterable
 from types import FrameType
 from typing import Any
 
+_ASKED = (signal.SIGINT, signal.SIGTERM)
+# A terminal that closes sends it, often twice: its shell does, and the system. Windows has none.
+_HUNG_UP = (signal.SIGHUP,) if hasattr(signal, "SIGHUP") else ()
+
 
 class StopSignal:
-    """While entered, notes the first SIGINT or SIGTERM in `number`; a second one has its usual effect.
+    """While entered, notes the first of the signals in `number`; a second SIGINT or SIGTERM has its usual effect.
 
-    A `patient` one only notes them, however many come: torchrun passes on to its processes what the terminal has sent
-    them already.
+    A SIGHUP that is ignored, as under `nohup`, stays so. A `patient` one only notes them, however many come: torchrun
+    passes on to its processes what the terminal has sent them already.
     """
 
     def __init__(self, *, patient: bool = False) -> None:
@@ -20,7 +25,8 @@ class StopSignal:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> StopSignal:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        heard = [number for number in _HUNG_UP if signal.getsignal(number) != signal.SIG_IGN]
+        for number in (*_ASKED, *heard):
             try:
                 self._before[number] = signal.signal(number, self._note)
             except ValueError:  # not the main thread: the host program keeps its own handlers
@@ -28,10 +34,13 @@ class StopSignal:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        self._put_back(self._before)
+
+    def _put_back(self, numbers: Iterable[int]) -> None:
+        for number in numbers:
+            signal.signal(number, self._before[number])
 
     def _note(self, number: int, _: FrameType | None) -> None:
-        self.number = number
-        if not self.patient:
-            self.__exit__()
+        self.number = self.number or number
+        if not self.patient and number in _ASKED:
+            self._put_back(_ASKED)

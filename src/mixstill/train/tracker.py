@@ -7,7 +7,6 @@ own, in order: MLflow and SQLite bind what they open to a thread, and a call tha
 from __future__ import annotations
 
 import io
-import sys
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import redirect_stdout
@@ -17,6 +16,7 @@ from queue import Full, Queue
 from typing import Any, Protocol, Self
 
 from mixstill.errors import UserError, one_line, unknown
+from mixstill.telling import tell
 
 TOOLS = ("tensorboard", "mlflow", "wandb", "trackio")
 START_SECONDS, LOG_SECONDS, FINISH_SECONDS = 120.0, 30.0, 30.0
@@ -124,7 +124,7 @@ def open_tracker(
     Raises:
         UserError: a tool that there is not, or that is not installed.
     """
-    say = say or (lambda text: print(f"mixstill: {text}", file=sys.stderr, flush=True))
+    say = say or (lambda text: tell(f"mixstill: {text}"))
     backend: Backend | None
     if isinstance(tracker, str):
         check_tracker(tracker)

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from mixstill.data import Batch, Split
+from mixstill.digest import DIGITS
 from mixstill.distill.cache import record_bytes
 from mixstill.distill.diagnosis import Examiner, held_out, misorder
 from mixstill.distill.teachers import Teacher
@@ -216,7 +217,7 @@ def checkpoint_cost(job: Job) -> tuple[int, float]:
     """Bytes of a checkpoint, and the seconds to put it together."""
     began, file = _now(job), _Counter()
     torch.save(job.state.content(), cast(Any, file))
-    return file.bytes, _now(job) - began
+    return file.bytes + DIGITS, _now(job) - began
 
 
 def weights_size(job: Job) -> int:
