@@ -80,6 +80,7 @@ def test_every_section_is_told_with_the_run_s_own_numbers(check, tiny_recipe, tr
     assert found["data"] == [
         "digits: 40 train, 596 test images of 10 classes",
         "batches of 10, 4 steps per epoch, 8 in 2 epochs",
+        "data.samples_per_class 4: 1161 of 1201 training images are left out; --data.samples_per_class none takes all",
         "a batch of 10 is worked on by 1 process in 2 passes, 6 samples at once",
     ]
     top1, facts = found["teachers"]

@@ -108,7 +108,7 @@ class Batches:
         lines = []
         if self.data.left_out:
             lines.append(
-                f"warning: data.samples_per_class {self.config.data.samples_per_class}: {self.data.left_out} of "
+                f"data.samples_per_class {self.config.data.samples_per_class}: {self.data.left_out} of "
                 f"{len(self.data) + self.data.left_out} training images are left out; --data.samples_per_class none "
                 "takes all"
             )
