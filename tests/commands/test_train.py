@@ -229,10 +229,8 @@ def test_resuming_what_is_not_there_starts_from_the_weights(mixstill, begun, tmp
 def test_what_a_run_cannot_start_from_is_one_line(refused, begun, tmp_path) -> None:
     words = ("train", "--output", tmp_path / "run", "--init-from")
     said = refused(*words, tmp_path / "nothing")
-    assert (
-        said
-        == f"model.init_from: there is no '{tmp_path / 'nothing'}'; name a run directory, a weights file or a stripped folder"
-    )
+    way = "name a run directory, a weights file or a stripped folder"
+    assert said == f"model.init_from: there is no '{tmp_path / 'nothing'}'; {way}"
     said = refused(*words, begun, "--input-size", 9)
     assert said == "data.input_size: 9 pixels are not divisible by the patch of 2 of 'mixer_digits'; try 8 or 10"
     assert "unexpected keyword argument 'embed_dimm'" in refused(*words, begun, "--model.kwargs.embed_dimm", 9)
