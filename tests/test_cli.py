@@ -123,7 +123,7 @@ def test_recipes_tells_of_each_shipped_recipe_what_it_is_for_and_what_it_reached
         (["demo", "--seeds", "two"], "--seeds: 'two' is not valid; it must be a whole number, 1 or more"),
         (["predict", "resnet18"], "predict: takes a SOURCE and one IMAGE or more, got resnet18"),
         (["predict", "a", "b", "--top", "0"], "--top: '0' is not valid; it must be a whole number, 1 or more"),
-        (["predict", "a", "b", "--dataset", "digits"], "predict: does not take the config field 'data'"),
+        (["predict", "a", "b", "--dataset", "digits"], "predict: does not take the config field data.dataset"),
         (["predict", "resnet18x", "b"], "source: 'resnet18x' is no run directory, weights file, timm name or hub id; "),
     ],
 )
@@ -169,7 +169,7 @@ def test_a_mistake_is_one_line(refused, tmp_path, monkeypatch, argv, message) ->
         (["--data.samples_per_class", "999"], "data.samples_per_class: 999 is not valid; class "),
         (["--max-steps", "0"], "train.max_steps: 0 is not valid; it must be positive"),
         (
-            ["--dataset", "cifar10", "--teachers", "none"],
+            ["digits", "--dataset", "cifar10", "--teachers", "none"],
             "data.data_dir: None is not valid; cifar10 lies in a folder: --data-dir DIR",
         ),
     ],
@@ -181,7 +181,7 @@ def test_a_run_that_cannot_be_is_one_line_and_leaves_nothing(refused_run, words,
 def test_a_missing_and_an_empty_data_folder_are_named(refused_run, tmp_path) -> None:
     (tmp_path / "empty").mkdir()
     for name in ("cifar10", "cifar100", "folder"):
-        words = ("--dataset", name, "--teachers", "none", "--input-size", "32", "--data-dir")
+        words = ("digits", "--dataset", name, "--teachers", "none", "--input-size", "32", "--data-dir")
         assert refused_run(*words, tmp_path / "none") == f"data.data_dir: '{tmp_path / 'none'}' is not a folder"
         assert refused_run(*words, tmp_path / "empty") == f"data.data_dir: '{tmp_path / 'empty'}' is empty"
 

@@ -151,7 +151,7 @@ def test_the_papers_table_as_json(mixstill) -> None:
         ("mixer_digits --input-size x", "--input-size: 'x' is not valid; it must be a whole number, 1 or more"),
         ("std_mixer_s16_224 --input-size 225", "225 pixels are not divisible by the patch of 16"),
         ("std_mixer_digits --places 9", "9: the place is out of range; it must be a block index 0 to 3"),
-        ("std_mixer_digits --places ''", "--places: names no place; such as last,last or 2/3,last"),
+        ("std_mixer_digits --places ,", "--places: names no place; such as last,last or 2/3,last"),
         ("std_mixer_digits --tokens spatal", "--tokens: unknown value 'spatal'; did you mean 'spatial'?"),
         ("mixer_digits --json --markdown", "--markdown: not together with --json"),
         ("mixer_digits --paper", "--paper: its models and their sizes are fixed, so it takes no mixer_digits"),

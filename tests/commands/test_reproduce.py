@@ -203,8 +203,11 @@ def test_an_interrupted_command_says_how_to_go_on(mixstill, words, trainer, tmp_
         (["cifar100", "--distill.tokens", "spatial"], "distill.tokens: cannot be given to reproduce; "),
         (["cifar100", "--mi.weight", "0"], "mi.weight: cannot be given to reproduce; its rows settle it"),
         (["cifar100", "--rows", ","], "--rows: names no row; leave it out for all of them"),
-        (["cifar100", "--rows", ""], "--rows: names no row; leave it out for all of them"),
-        (["cifar100", "--data-dir", "~nobody-here/x"], "a path begins with ~ and the name of a user who has no home"),
+        (["cifar100", "--rows", ""], "--rows: '' is not valid; give a value, or leave the option out"),
+        (
+            ["cifar100", "--data-dir", "~nobody-here/x"],
+            "data.data_dir: '~nobody-here/x' begins with a user who has no home",
+        ),
         (["cifar100", "--lr", "0"], "optim.lr: 0.0 is not valid; it must be positive"),
         (["cifar100", "--opt", "adamx"], "optim.opt: unknown value 'adamx'; did you mean 'adamax'?"),
         (
@@ -237,7 +240,7 @@ def test_an_output_that_another_command_works_in_is_refused(mixstill, words, tra
     with locked(tmp_path / "table"):
         said = mixstill(*words)
     assert (said.code, said.out) == (2, "")
-    assert said.err.startswith(f"mixstill: output: '{tmp_path / 'table'}' is being worked in by another command")
+    assert said.err.startswith(f"mixstill: output: '{tmp_path / 'table'}' is being worked in by process ")
     assert mixstill(*words).code == 0
 
 
