@@ -80,12 +80,12 @@ ASKED: dict[str, tuple[dict[str, Any], tuple[str, str], tuple[str, ...]]] = {
     "folder-model": ({"model": {"name": "local-dir:/tmp"}}, ("model.name", "--model"), WAYS),
     "checkpoint": (
         {"model": {"kwargs": {"checkpoint_path": "/etc/passwd"}}},
-        ("model.kwargs.checkpoint_path", "--model.kwargs.checkpoint_path"),
+        ("model.kwargs.checkpoint_path", "--init-from FILE"),
         WAYS,
     ),
     "cfg": (
         {"model": {"kwargs": {"pretrained_cfg": {"url": "http://localhost:9/x.pth"}}}},
-        ("model.kwargs.pretrained_cfg", "--model.kwargs.pretrained_cfg"),
+        ("model.kwargs.pretrained_cfg", "the model's own is taken"),
         WAYS,
     ),
     "nested": (
@@ -180,13 +180,13 @@ def stored(tiny: Callable[..., Config], monkeypatch: pytest.MonkeyPatch, tmp_pat
 
 
 def test_what_is_typed_now_is_not_looked_at(stored) -> None:
-    asks = {"data.dataset": "hfds/some/one", "distill.cache": "c", "model.kwargs": {"checkpoint_path": "x", "depth": 1}}
+    asks = {"data.dataset": "hfds/some/one", "distill.cache": "c", "model.kwargs": {"some_file": "x", "depth": 1}}
     found = stored(asks)
     with pytest.raises(UserError, match=r"data.dataset"):
-        found.check(ALL, {"distill": {"cache": None}, "model": {"kwargs": {"checkpoint_path": "y"}}})
-    said = {"data": {"dataset": "digits"}, "distill": {"cache": None}, "model": {"kwargs": {"checkpoint_path": "y"}}}
+        found.check(ALL, {"distill": {"cache": None}, "model": {"kwargs": {"some_file": "y"}}})
+    said = {"data": {"dataset": "digits"}, "distill": {"cache": None}, "model": {"kwargs": {"some_file": "y"}}}
     found.check(ALL, said)
-    with pytest.raises(UserError, match=r"x/config.yaml: its config says model.kwargs.checkpoint_path: 'x', which is"):
+    with pytest.raises(UserError, match=r"x/config.yaml: its config says model.kwargs.some_file: 'x', which is"):
         found.check(BACKBONE, {"model": {"kwargs": {"depth": 2}}})
 
 

@@ -295,7 +295,7 @@ def test_a_set_that_cannot_list_its_labels_has_no_validation_split(photo_folder,
     [
         ("torch/nothing", {}, r"'torch/nothing' in .* cannot be opened: Unknown torchvision dataset nothing"),
         ("torch/cifar10", {}, r"'torch/cifar10' in .*, split 'train' cannot be opened: Dataset not found"),
-        ("torch/cifar10", {"data_dir": None}, r"data.data_dir: None is not valid; torch/cifar10 needs the folder"),
+        ("torch/cifar10", {"data_dir": None}, r"data.data_dir: None is not valid; torch/cifar10 lies in a folder"),
         ("torch/cifar10", {"input_key": "img"}, r"data.input_key: 'img' is not valid; torch/cifar10 has no keys"),
     ],
 )

@@ -301,7 +301,7 @@ def test_a_download_that_fails_is_a_failed_run(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100", "folder"])
 def test_a_missing_folder_is_named(tmp_path, name):
-    with pytest.raises(UserError, match=rf"data.data_dir: None is not valid; {name} needs"):
+    with pytest.raises(UserError, match=rf"data.data_dir: None is not valid; {name} lies in a folder"):
         load_source(DataConfig(dataset=name), "train", 8)
     for path, why in ((tmp_path / "none", "is not a folder"), (tmp_path, "is empty")):
         with pytest.raises(UserError, match=rf"data.data_dir: '{path}' {why}"):

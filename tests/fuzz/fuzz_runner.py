@@ -67,7 +67,10 @@ class Watch:
         if not isinstance(path, str | bytes | os.PathLike):
             return
         text = os.path.abspath(os.fsdecode(path))  # noqa: PTH100 (a NUL must not stop it)
-        if not f"{text}/".startswith((f"{self.folder}/", "/dev/", "/proc/")) and "__pycache__" not in text:
+        if (
+            not f"{text}/".startswith((f"{self.folder}/", f"{os.environ['XDG_STATE_HOME']}/", "/dev/", "/proc/"))
+            and "__pycache__" not in text
+        ):
             self.seen.append(f"{event} {text}")
 
 

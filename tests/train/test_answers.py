@@ -207,9 +207,12 @@ def test_a_checkpoint_waits_for_the_records_before_it(run, monkeypatch) -> None:
     order: list[str] = []
     for owner, name in ((Answers, "flush"), (State, "save")):
         original = getattr(owner, name)
-        monkeypatch.setattr(
-            owner, name, lambda self, *of, name=name, original=original: (order.append(name), original(self, *of))
-        )
+
+        def noted(self, *of, name=name, original=original, **by):
+            order.append(name)
+            return original(self, *of, **by)
+
+        monkeypatch.setattr(owner, name, noted)
     run()
     assert order == ["flush", "save"] * 2
 

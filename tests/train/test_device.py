@@ -6,8 +6,9 @@ from importlib import metadata
 import pytest
 import torch
 
+from mixstill.config import TrainConfig
 from mixstill.errors import UserError
-from mixstill.train.device import computes_bfloat16, machine, pick_device, threads
+from mixstill.train.device import command_settings, computes_bfloat16, machine, pick_device
 from mixstill.version import __version__
 
 
@@ -44,10 +45,10 @@ def test_a_copy_that_was_not_installed_knows_its_version(monkeypatch) -> None:
 
 def test_threads_are_put_back() -> None:
     before = torch.get_num_threads()
-    with threads(before + 1):
+    with command_settings(TrainConfig(threads=before + 1, device="cpu")):
         assert torch.get_num_threads() == before + 1
     assert torch.get_num_threads() == before
-    with threads(None):
+    with command_settings(TrainConfig(device="cpu")):
         assert torch.get_num_threads() == before
 
 

@@ -123,7 +123,7 @@ class State:
 
     def _check_parts(self, saved: Mapping[str, Any]) -> None:
         """Raises `ValueError` unless just what has a state of its own is there, at a step of the run."""
-        held, wanted = saved.keys() - self._about().keys(), self.parts().keys()
+        held, wanted = saved.keys() - {"step", "total", "config", "seed", "data"}, self.parts().keys()
         if held != wanted:
             text = f"lacks {', '.join(sorted(wanted - held)) or 'nothing'}"
             raise ValueError(
