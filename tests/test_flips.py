@@ -15,4 +15,4 @@ def test_flipped_bits_are_told_or_change_nothing(tmp_path) -> None:
         "weights": 4
     }
     assert set(found["outcomes"]["checkpoint"]) <= {"mended", "harmless"}  # harmless: in what pads the archive
-    assert set(found["outcomes"]["previous"]) == {"told"}
+    assert set(found["outcomes"]["previous"]) <= {"told", "harmless"}
