@@ -34,6 +34,14 @@ def test_a_write_that_fails_keeps_the_old_content(tmp_path, monkeypatch, step) -
     assert [file.name for file in tmp_path.iterdir()] == ["a.bin"]
 
 
+def test_a_link_in_the_place_of_the_temporary_file_is_not_followed(tmp_path) -> None:
+    other = tmp_path / "other"
+    other.write_bytes(b"kept")
+    (tmp_path / f".a.bin.{os.getpid()}.partial").symlink_to(other)
+    write_atomically(tmp_path / "a.bin", b"new")
+    assert (other.read_bytes(), (tmp_path / "a.bin").read_bytes()) == (b"kept", b"new")
+
+
 def test_a_reader_never_sees_a_part(tmp_path, monkeypatch) -> None:
     path = tmp_path / "a.bin"
     write_atomically(path, b"old")

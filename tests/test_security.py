@@ -220,8 +220,8 @@ def test_a_path_outside_this_folder_is_told(stored, tmp_path, capsys) -> None:
     options = {"data.dataset": "folder", "data.data_dir": "../photos", "distill.teachers": [f"{tmp_path}/teacher@last"]}
     found = stored(options)
     found.check(ALL)
-    teacher = f"a teacher from '{tmp_path}/teacher', as x/config.yaml says; --teachers names another"
-    data = "data from '../photos', as x/config.yaml says; --data-dir names another"
+    teacher = f"mixstill: a teacher from '{tmp_path}/teacher', as x/config.yaml says; --teachers names another"
+    data = "mixstill: data from '../photos', as x/config.yaml says; --data-dir names another"
     assert sorted(capsys.readouterr().err.splitlines()) == sorted([data, teacher])
     found.check(DATA, {"data": {"data_dir": "x"}})
     (tmp_path / "here" / "photos").mkdir()

@@ -31,9 +31,9 @@ def test_a_line_that_cannot_be_written_is_lost(monkeypatch, capsys) -> None:
 
 
 def test_only_what_is_shown_is_lost(monkeypatch) -> None:
-    with telling.shown():
+    with telling.showing():
         raise BrokenPipeError
-    with pytest.raises(ValueError, match="boom"), telling.shown():
+    with pytest.raises(ValueError, match="boom"), telling.showing():
         raise ValueError("boom")
 
 

@@ -22,8 +22,9 @@ def write_atomically(path: Path, content: bytes | memoryview, keep: Path | None 
     What was at `path` goes to `keep`, where that is given; at each moment one of the two is there, and whole.
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")  # what a killed run leaves, `sweep` takes
+    partial.unlink(missing_ok=True)
     try:
-        with partial.open("wb") as file:
+        with partial.open("xb") as file:  # follows no link
             file.write(content)
             file.flush()
             os.fsync(file.fileno())

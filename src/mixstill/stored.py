@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from mixstill.config import Config
 from mixstill.errors import UserError, one_line, shown
 from mixstill.paths import check_regular, read_regular
 from mixstill.schema import to_dict
+from mixstill.telling import tell
 from mixstill.texts import MOST_BYTES, parse_object
 
 _HUBS = ("hfds", "hfids", "tfds")  # a local folder of theirs may name addresses, too
@@ -136,7 +136,7 @@ class Stored:
                 told.append((value, "data" if name == "data.data_dir" else "weights", _PATHS[name]))
         for path, what, option in told:
             if _outside(path) and os.environ.get("RANK", "0") == "0":
-                print(f"{what} from {path!r}, as {self.file} says; {option} names another", file=sys.stderr)
+                tell(f"mixstill: {what} from {path!r}, as {self.file} says; {option} names another")
 
     def check_links(self, folder: Path) -> None:
         """Raises `UserError` for a link by which what is written into `folder` would land elsewhere."""

@@ -40,7 +40,7 @@ def tell(text: str) -> None:
 
 
 @contextmanager
-def shown() -> Iterator[None]:
+def showing() -> Iterator[None]:
     """Around what only shows a result that is saved already: where standard output is lost, that is no failure."""
     try:
         yield

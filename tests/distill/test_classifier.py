@@ -301,6 +301,7 @@ def test_weights_that_are_not_finite_in_the_models_type_are_refused(tmp_path):
         ({"label_names": [1, 2, 3]}, "class names are not a list of texts: (1, 2, 3)"),
         ({"label_names": "abc"}, "class names are not a list of texts: 'abc'"),
         ({"label_names": ["a", "b"]}, "2 class names for 3 classes"),
+        ({"label_names": ["a", "b", "\x1b[2J"]}, "holds a control character"),
         ({"label_names": {"a": 1}}, "is no classifier of RGB images"),
         ({"label_names": {"2": "c", "10": "k", "0": "a"}}, None),
     ],

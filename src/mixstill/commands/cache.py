@@ -11,7 +11,7 @@ from mixstill.errors import InterruptedRun, UserError
 from mixstill.files import to_json
 from mixstill.overrides import CommandLine, parse
 from mixstill.paths import path_of
-from mixstill.telling import shown
+from mixstill.telling import showing
 
 if TYPE_CHECKING:
     from mixstill.train.processes import Processes
@@ -46,7 +46,7 @@ def main(argv: list[str]) -> None:
         print(to_json(found))
         return
     names = ", ".join(found["teachers"])
-    with shown():
+    with showing():
         print(
             f"{found['cache']}: {found['steps']} steps of {names}, {found['bytes'] / 1e6:.1f} MB, {found['stored']} new"
         )

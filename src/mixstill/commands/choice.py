@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import sys
 
 from mixstill.config import SCHEMES
 from mixstill.errors import UserError
 from mixstill.overrides import CommandLine
 from mixstill.paths import path_of
+from mixstill.telling import tell
 
 # For CIFAR-100 the one that two CPU cores train in under an hour, its teacher included.
 FITTING = {"digits": "digits", "cifar100": "cifar100-micro", "folder": "photos"} | dict.fromkeys(SCHEMES, "photos")
@@ -42,5 +42,5 @@ def recipe_of(line: CommandLine) -> str | None:
         )
     if recipe is not None and "quiet" not in line.options and os.environ.get("RANK", "0") == "0":
         text = f"recipe {recipe}, as {reason} names no recipe; mixstill recipes lists others"
-        print(f"mixstill: {text}", file=sys.stderr)
+        tell(f"mixstill: {text}")
     return recipe  # None for a data set that there is not, as the config says

@@ -15,7 +15,7 @@ from mixstill.errors import UserError
 from mixstill.files import to_json
 from mixstill.overrides import parse
 from mixstill.paths import path_of
-from mixstill.telling import lossy, shown, tell
+from mixstill.telling import lossy, showing, tell
 from mixstill.unused import refuse_unused
 
 USAGE = """usage: mixstill demo [RECIPE] [--seeds N] [--output DIR] [--FIELD VALUE ...]
@@ -68,7 +68,7 @@ def main(argv: list[str]) -> None:
     if "json" in options:
         print(to_json(result))
         return
-    with shown():
+    with showing():
         _print(result, output)
 
 
@@ -97,7 +97,7 @@ def _print(result: dict[str, Any], output: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from mixstill.spread import shown as spelt
+    from mixstill.spread import shown
 
     seeds = len(result["seeds"])
     table = Table(title=f"{result['recipe']}: top-1 on test after the last epoch, {seeds} seeds")
@@ -105,8 +105,8 @@ def _print(result: dict[str, Any], output: Path) -> None:
     for heading in ("", "mean ± std", *(f"seed {seed}" for seed in single)):
         table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
     for name, row in result["top1"].items():
-        table.add_row(name, spelt(row), *(f"{value:.2f}" for value in row["values"] if single))
+        table.add_row(name, shown(row), *(f"{value:.2f}" for value in row["values"] if single))
     Console(file=lossy(sys.stdout)).print(table)
     gain = result["gain"]
-    print(f"STD student minus plain student: {spelt(gain, '+')} points (same seeds, steps and data)")
+    print(f"STD student minus plain student: {shown(gain, '+')} points (same seeds, steps and data)")
     print(f"The runs are in {output}")

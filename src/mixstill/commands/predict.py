@@ -12,6 +12,7 @@ from mixstill.errors import RunError, UserError
 from mixstill.files import to_json
 from mixstill.overrides import parse
 from mixstill.paths import path_of
+from mixstill.telling import tell
 
 USAGE = """usage: mixstill predict SOURCE IMAGE... [--top N] [--json] ...
 
@@ -64,7 +65,7 @@ def main(argv: list[str]) -> None:
         except UserError as error:
             if words == [image]:
                 raise
-            print(f"mixstill: {error}", file=sys.stderr)
+            tell(f"mixstill: {error}")
             unread.append(image)
             continue
         answered += 1

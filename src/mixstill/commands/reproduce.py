@@ -13,7 +13,7 @@ from mixstill.files import to_json
 from mixstill.overrides import parse
 from mixstill.paths import path_of
 from mixstill.schema import RawConfig
-from mixstill.telling import lossy, shown, tell
+from mixstill.telling import lossy, showing, tell
 
 EXPERIMENTS = ("cifar100",)
 
@@ -68,7 +68,7 @@ def main(argv: list[str]) -> None:
     if "json" in line.options:
         print(to_json(table))
     else:
-        with shown():
+        with showing():
             _print(table, output)
     if table["failed"]:
         raise RunError(
@@ -98,14 +98,14 @@ def _print(table: dict[str, Any], output: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from mixstill.spread import shown as spelt
+    from mixstill.spread import shown
 
     grid = Table(title=f"{table['title']}, {table['scale']}: on test after the last epoch")
     for heading in ("row", "top-1", "top-5", "minus plain", "seeds"):
         grid.add_column(heading, justify="left" if heading == "row" else "right", no_wrap=True)
     for row in table["rows"]:
         grid.add_row(
-            row["name"], spelt(row["top1"]), spelt(row["top5"]), spelt(row["gain"], "+"), str(len(row["seeds"]))
+            row["name"], shown(row["top1"]), shown(row["top5"]), shown(row["gain"], "+"), str(len(row["seeds"]))
         )
     Console(file=lossy(sys.stdout)).print(grid)
     for line in table["summary"]:

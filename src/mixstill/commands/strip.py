@@ -8,7 +8,7 @@ from mixstill.errors import UserError
 from mixstill.files import to_json
 from mixstill.overrides import parse
 from mixstill.paths import path_of
-from mixstill.telling import shown
+from mixstill.telling import showing
 
 USAGE = """usage: mixstill strip RUN OUT [--model NAME] [--use-ema] [--json]
 
@@ -41,6 +41,6 @@ def main(argv: list[str]) -> None:
         print(to_json(asdict(stripped)))
         return
     sizes = f"{stripped.params:,} of the student's {stripped.student_params:,}"
-    with shown():
+    with showing():
         print(f"{stripped.path}: {stripped.architecture}, {sizes}")
         print(stripped.load)

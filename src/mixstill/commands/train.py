@@ -11,7 +11,7 @@ from mixstill.errors import InterruptedRun, UserError
 from mixstill.files import to_json
 from mixstill.overrides import CommandLine, help_lines, parse
 from mixstill.paths import path_of
-from mixstill.telling import shown, tell
+from mixstill.telling import showing, tell
 from mixstill.unused import refuse_unused
 
 DEFAULT_RECIPE = "digits"
@@ -52,7 +52,7 @@ def main(argv: list[str]) -> None:
     if "json" in line.options:
         print(to_json(summary))
         return
-    with shown():
+    with showing():
         print(f"* Acc@1 {summary['top1']:.3f} Acc@5 {summary['top5']:.3f} loss {summary['loss']:.3f}  {path}")
 
 

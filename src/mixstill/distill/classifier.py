@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -68,6 +69,9 @@ class Facts:
             return
         if not isinstance(self.classes, tuple) or not all(isinstance(name, str) for name in self.classes):
             raise ValueError(f"class names are not a list of texts: {shown(self.classes)}")
+        odd = next((name for name in self.classes if any(unicodedata.category(each) == "Cc" for each in name)), None)
+        if odd is not None:
+            raise ValueError(f"class name {shown(odd)} holds a control character, which a terminal would obey")
         if len(self.classes) != self.num_classes:
             raise ValueError(f"{len(self.classes)} class names for {self.num_classes} classes")
 
