@@ -3,7 +3,7 @@
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -46,6 +46,20 @@ TINY = {
     "train.log_interval": 1,
     "train.compile": "never",
 }
+
+
+BUDGET = 10.0  # seconds of processor time, its ended children's included: what others do on the machine does not count
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    """A test that takes more than its budget is to be marked slow, so that the ordinary tests stay quick."""
+    before = sum(os.times()[:4])
+    result = yield
+    spent = sum(os.times()[:4]) - before
+    if spent > BUDGET and item.get_closest_marker("slow") is None:
+        pytest.fail(f"{spent:.0f} s of processor time, more than {BUDGET:.0f}: mark it slow, or make it less")
+    return result
 
 
 def nested(options: dict[str, Any]) -> dict[str, Any]:

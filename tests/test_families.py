@@ -27,6 +27,7 @@ same_timm = pytest.mark.skipif(
 
 
 @pytest.mark.parametrize("name", [name for name, row in ROWS.items() if not row["slow"]])
+@pytest.mark.slow
 def test_a_family_can_be_what_the_file_says(name) -> None:
     row = ROWS[name]
     assert walk.judge(row["model"], row["kwargs"], row["pixels"], row["drop_path"]) == row["reasons"]

@@ -64,6 +64,7 @@ def weights(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", IMAGENET)
+@pytest.mark.slow
 def test_an_imagenet_recipe_trains(name, photos, weights, mixstill, tmp_path) -> None:
     run, words = tmp_path / "run", []
     placements = [Placement.parse(text) for text in recipes.load(name).distill.teachers]

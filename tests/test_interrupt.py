@@ -11,6 +11,7 @@ CAMPAIGN = Path(__file__).parents[1] / "benchmarks" / "interrupt.py"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="it limits processes as only Linux can")
+@pytest.mark.slow
 def test_interrupted_runs_of_one_and_two_processes_end_as_the_undisturbed_ones(tmp_path) -> None:
     options = ["--times", "7", "--real", "0", "--epochs", "4", "--output", str(tmp_path / "found.json")]
     command = [sys.executable, str(CAMPAIGN), *options]

@@ -133,6 +133,7 @@ def test_every_duel_names_its_recipe_and_races(races):
     assert {name for duel in races.duels.DUELS.values() for name in duel.races} == set(races.task.RACES)
 
 
+@pytest.mark.slow
 def test_two_of_ours_take_turns_and_leave_all_figures(races, tmp_path, monkeypatch, capsys):
     workers, states, take_turn = {}, [], races.contest.Worker.turn
 

@@ -15,6 +15,7 @@ def sizes(mixstill, *words) -> dict[str, dict]:
     return {size["name"]: size for size in json.loads(said.out)}
 
 
+@pytest.mark.slow
 def test_the_students_have_the_published_sizes(mixstill) -> None:
     found = sizes(mixstill, "std_*")
     published = {

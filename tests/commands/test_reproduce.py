@@ -89,6 +89,7 @@ def files(folder: Path) -> dict[Path, int]:
     return {file: file.stat().st_mtime_ns for file in folder.rglob("*") if file.is_file() and file.name not in PICTURES}
 
 
+@pytest.mark.slow
 def test_the_table_comes_from_runs_that_are_trained_once(mixstill, words, tmp_path) -> None:
     said = mixstill(*words, "--json")
     assert said.code == 0, said

@@ -50,6 +50,7 @@ def is_gone(group, within):
     return False
 
 
+@pytest.mark.slow
 def test_workers_heed_no_ctrl_c_and_end_with_the_process_that_they_read_for(photo_folder, tmp_path):
     script = tmp_path / "load.py"
     script.write_text(SCRIPT)
@@ -79,6 +80,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_workers_import_nothing_from_the_current_folder(photo_folder, tmp_path):
     (tmp_path / "here").mkdir()
     for name in ("grp", "timm"):

@@ -242,6 +242,7 @@ def test_the_features_of_a_token_are_one_tensor():
     assert model.forward_head(model.forward_features(torch.randn(2, 3, 32, 32))).shape == (2, 3)
 
 
+@pytest.mark.slow
 def test_another_package_may_have_names_like_a_vision_mlps():
     code = """
 import timm
@@ -262,6 +263,7 @@ def test_the_command_answers_without_pytorch(start):
     assert "torch" not in loaded
 
 
+@pytest.mark.slow
 def test_a_script_of_another_name_has_the_students(tmp_path):
     script = tmp_path / "mixstill.sh"
     script.write_text("import mixstill, timm; assert timm.is_model('std_mixer_digits')")

@@ -279,6 +279,7 @@ def test_the_classifier_can_be_replaced_and_removed(images):
     assert model(images).shape == (2, 1, 2, 8)
 
 
+@pytest.mark.slow
 def test_it_compiles_in_one_graph_and_exports_with_any_batch(images):
     model = tiny(depths=(1, 1, 1, 1))
     expected = model(images)

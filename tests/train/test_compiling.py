@@ -146,6 +146,7 @@ def test_a_run_compiles_student_and_teachers_once(tiny, teachers, traced, tmp_pa
     assert not counters["graph_break"]
 
 
+@pytest.mark.slow
 def test_compiled_code_takes_the_same_steps_and_goes_on_to_the_bit(tiny, tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "kept"))
     runs = {"plain": {"train.compile": "never"}, "compiled": {}, "halved": {"train.max_steps": 2}}

@@ -144,6 +144,7 @@ def straight(launcher, tiny, teachers, tmp_path_factory):
 
 
 @pytest.mark.parametrize("every", ["step", "epoch"])
+@pytest.mark.slow
 def test_a_run_that_is_killed_again_and_again_ends_as_if_it_had_not_been(launcher, straight, tmp_path, every) -> None:
     recipe, uninterrupted = straight(every)
     seed = random.SystemRandom().randrange(2**32)

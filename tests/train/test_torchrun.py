@@ -40,6 +40,7 @@ def children(parent: int) -> dict[int, int]:
 
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="reads /proc")
+@pytest.mark.slow
 def test_torchrun_goes_on_after_a_rank_was_killed(tiny, teachers, tmp_path) -> None:
     from mixstill.schema import write_yaml
     from mixstill.train.run import train

@@ -187,6 +187,7 @@ def session(tool: str, tmp_path: Path) -> Path:
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.slow
 def test_tensorboard_shows_the_run_and_its_resume_as_one(tmp_path) -> None:
     pytest.importorskip("accelerate")
     pytest.importorskip("tensorboard")

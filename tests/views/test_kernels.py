@@ -28,6 +28,7 @@ def views(config: ViewsConfig, epoch: int, count: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.slow
 def test_kernels_are_single_graphs_that_give_the_same_views(name) -> None:
     sizes = (64, 61)
     with kernels.compiled("eager"):
