@@ -9,7 +9,18 @@ import yaml
 
 from mixstill.config import Config, OptimConfig, TrainConfig
 from mixstill.errors import UserError
-from mixstill.schema import FREE_ON_RESUME, Field, differences, fields, from_dict, merge, read_yaml, to_dict, write_yaml
+from mixstill.schema import (
+    FREE_ON_RESUME,
+    Field,
+    differences,
+    fields,
+    from_dict,
+    mathematics,
+    merge,
+    read_yaml,
+    to_dict,
+    write_yaml,
+)
 
 UNIT = "of images in [0, 1]"
 OTHER = {
@@ -321,3 +332,16 @@ def test_a_config_file_runs_no_code(tmp_path) -> None:
     with pytest.raises(UserError, match="could not determine a constructor"):
         read_yaml(tmp_path / "a.yaml")
     assert yaml.safe_load("lr: 5e-4") == {"lr": "5e-4"}  # why text is read as the field's type
+
+
+def test_a_run_of_an_earlier_version_is_the_same_whether_a_default_is_written_out() -> None:
+    old, new = from_dict({"data": {"crop_pct": 0.875}}), Config()
+    assert (differences(old, new), mathematics(old)) == ([], mathematics(new))
+    assert mathematics(from_dict({"data": {"crop_pct": 0.9}})) != mathematics(new)
+
+
+def test_teachers_are_the_same_by_name_wherever_they_lie() -> None:
+    old, new = (from_dict({"distill": {"teachers": f"{folder}/big@last"}}) for folder in ("/a", "/b"))
+    assert (differences(old, new), mathematics(old)) == ([], mathematics(new))
+    other = from_dict({"distill": {"teachers": "/a/small@last"}})
+    assert differences(old, other) == ["distill.teachers: ['/a/big@last'] -> ['/a/small@last']"]

@@ -74,3 +74,13 @@ def test_a_run_directory_is_trained_in_by_one(tiny, tmp_path, resume) -> None:
         train(tiny(), run, resume=resume, quiet=True)
     assert before == {file: file.read_bytes() for file in run.rglob("*") if file.is_file() and file.name != ".lock"}
     train(tiny(), run, resume=resume, quiet=True)
+
+
+def test_a_link_in_the_place_of_the_lock_is_not_followed(tmp_path) -> None:
+    other = tmp_path / "other"
+    other.write_text("precious")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".lock").symlink_to(other)
+    with pytest.raises(OSError, match=r"\.lock"), locked(tmp_path / "run"):
+        pass
+    assert other.read_text() == "precious"

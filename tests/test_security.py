@@ -66,6 +66,11 @@ ASKED: dict[str, tuple[dict[str, Any], tuple[str, str], tuple[str, ...]]] = {
         ("data.dataset", "--dataset"),
         (*EVAL, *CONTINUED),
     ),
+    "torchvision": (
+        {"data": {"dataset": "torch/inaturalist", "data_dir": "here"}},
+        ("data.dataset", "--dataset"),
+        (*EVAL, *CONTINUED),
+    ),
     "download": (
         {"data": {"dataset": "cifar10", "data_dir": "here", "download": True}},
         ("data.download", "--data.download"),
@@ -259,7 +264,10 @@ def test_a_strangers_run_is_not_written_to_through_links(tiny, stored, tmp_path)
         (run / name).symlink_to(prey if name == "metrics.jsonl" else tmp_path / "nothing yet")
         with pytest.raises(UserError, match=f"{name}' is a link to"):
             found.check_links(run)
-        remember(tiny())
+        remember(tiny(), tmp_path / "another run of the same config")
+        with pytest.raises(UserError, match=f"{name}' is a link to"):
+            found.check_links(run)
+        remember(tiny(), run)
         found.check_links(run)
         (run / name).unlink()
         (tmp_path / "state" / "mixstill" / "typed").rename(tmp_path / f"forgotten {name}")
@@ -270,6 +278,7 @@ def test_resuming_looks_at_the_links(refused, tiny, tmp_path, monkeypatch) -> No
     (tmp_path / "run").mkdir()
     write_yaml(tiny(), tmp_path / "run" / "config.yaml")
     (tmp_path / "run" / "checkpoints").symlink_to(tmp_path / "elsewhere")
+    remember(tiny())  # the same was named before, but for another folder
     assert "checkpoints' is a link" in refused("train", "--resume", "--output", tmp_path / "run")
     assert not (tmp_path / "elsewhere").exists()
 
@@ -359,11 +368,26 @@ def test_a_picture_is_handed_to_no_other_program(tmp_path, monkeypatch) -> None:
     file = tmp_path / "1.jpg"
     file.write_bytes(EPS)
     Image.open(file).close()  # Pillow itself knows it
-    with pytest.raises(UserError, match="cannot identify"):
+    with pytest.raises(UserError, match="it is none of JPEG, PNG"):
         open_image(file, 8)
     with pytest.raises(UnidentifiedImageError):
         Files([str(file)], [0]).open(0)
     assert run == []
+
+
+def test_nor_where_torchvision_opens_it(tmp_path, monkeypatch, refused, tiny) -> None:
+    run: list[Any] = []
+    monkeypatch.setattr(EpsImagePlugin, "gs_binary", "gs")
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *of, **options: run.append(of))
+    folder = tmp_path / "inat" / "2021_train" / "00000_Animalia_a_b_c_d_e_f"
+    folder.mkdir(parents=True)
+    (folder / "1.jpg").write_bytes(EPS)
+    words = ("--data-dir", tmp_path / "inat", "--train-split", "train", "--device", "cpu", "--workers", 0)
+    write_yaml(tiny({"data.samples_per_class": None, "train.epochs": 1}), tmp_path / "tiny.yaml")
+    refused(
+        "train", tmp_path / "tiny.yaml", "--dataset", "torch/inaturalist", *words, "--input-size", 8, "--output", "r"
+    )
+    assert EpsImagePlugin.gs_binary is False
 
 
 def test_nor_where_timm_opens_it(gopen) -> None:

@@ -16,8 +16,8 @@ LAUGHS = "a: &a [x]\n" + "".join(
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        (LAUGHS, "aliases, such as *a, are not read"),
-        ("a: &a {b: 1}\nc: *a\n", "aliases, such as *a, are not read"),
+        (LAUGHS, "aliases of mappings and lists, such as *a, are not read"),
+        ("a: &a {b: 1}\nc: *a\n", "aliases of mappings and lists, such as *a, are not read"),
         ("a: " + "[" * 51, "nested more than 50 times"),
         ("[" * 900_000, "nest"),
         ("{a: " * 900, "nested more than 50 times"),
@@ -81,3 +81,14 @@ def test_json_within_them_is_read_and_an_object_is_asked_for_where_one_must_be()
     for text in ("3", "[]", "null", '"x"'):
         with pytest.raises(ValueError, match="it holds no object"):
             parse_object(text)
+
+
+def test_an_alias_of_a_number_or_a_text_is_read() -> None:
+    assert parse_yaml("lr: &r 0.001\nwarmup_lr: *r\nname: &n x\nother: [*n]\n") == {
+        "lr": 0.001,
+        "warmup_lr": 0.001,
+        "name": "x",
+        "other": ["x"],
+    }
+    with pytest.raises(ValueError, match="aliases of mappings"):
+        parse_yaml("a: &r 1\nb: &r [2]\nc: *r\n")

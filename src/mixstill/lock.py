@@ -10,8 +10,10 @@ from pathlib import Path
 
 from mixstill.errors import UserError
 from mixstill.files import alive, sweep
+from mixstill.paths import read_regular
 
 FILE = ".lock"
+_NO_LINK = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)  # nor a pipe that is waited for
 
 
 @contextmanager
@@ -26,7 +28,7 @@ def locked(folder: Path) -> Iterator[int]:
         UserError: another process holds it, which is named.
         OSError: no file can be made in the folder.
     """
-    descriptor = os.open(folder / FILE, os.O_RDWR | os.O_CREAT, 0o666)
+    descriptor = os.open(folder / FILE, os.O_RDWR | os.O_CREAT | _NO_LINK, 0o666)
     try:
         if not _take(descriptor):
             raise UserError(f"output: {str(folder)!r} is being worked in by {_holder(folder)}")
@@ -42,7 +44,7 @@ def locked(folder: Path) -> Iterator[int]:
 def holder(folder: Path) -> str | None:
     """Who holds the folder at this moment, in words; None where nobody does."""
     try:
-        descriptor = os.open(folder / FILE, os.O_RDWR)
+        descriptor = os.open(folder / FILE, os.O_RDWR | _NO_LINK)
     except OSError:
         return None
     try:
@@ -65,7 +67,7 @@ def _take(descriptor: int) -> bool:
 
 def _holder(folder: Path) -> str:
     try:
-        process, host = (folder / FILE).read_text(encoding="utf-8").split()
+        process, host = read_regular(folder / FILE).decode().split()
         ended = host == socket.gethostname() and not alive(int(process))
     except (OSError, ValueError):
         return "another process; wait for it"

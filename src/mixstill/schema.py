@@ -194,39 +194,47 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> RawConfig:
 def differences(old: Config, new: Config) -> list[str]:
     """`field: old -> new` for each leaf that differs and that a resumed run may not change.
 
-    A run that began with or without compilation goes on so where `new` leaves it open (`auto`). A cache may lie
-    elsewhere, but answers that are stored are rounded: a run goes on with a cache, or without, as it began.
+    A run that began with or without compilation goes on so where `new` leaves it open (`auto`).
     """
-    before, after = to_dict(old), to_dict(new)
-    lines = []
-    for dotted in fields():
-        section, name = dotted.split(".")
-        was, now = before[section][name], after[section][name]
-        left_open = dotted == "train.compile" and now == "auto"
-        left_open |= dotted == "data.crop_pct" and old.data.crop == new.data.crop
-        moved = dotted == "distill.cache" and None not in (was, now)
-        if was != now and dotted not in FREE_ON_RESUME and not left_open and not moved:
-            lines.append(f"{dotted}: {was!r} -> {now!r}")
+    before, after, lines = _binding(old), _binding(new), []
+    for dotted, was in before.items():
+        left_open = dotted == "train.compile" and after[dotted] == "auto"
+        if was != after[dotted] and not left_open:
+            lines.append(f"{dotted}: {_leaf(old, dotted)!r} -> {_leaf(new, dotted)!r}")
     return lines
 
 
 def mathematics(config: Config) -> str:
-    """The checksum of all that a resumed run may not change. Teachers count by their names, wherever they lie.
+    """The checksum of all that a resumed run may not change, but for its seed and its compilation.
 
     What is left at its default does not count, so that new fields leave the checksums of older runs as they are.
     """
-    changed = {}
-    for dotted, leaf in fields().items():
-        section, name = dotted.split(".")
-        value = _plain(getattr(getattr(config, section), name))
-        if value == _plain(leaf.default) or dotted in (*FREE_ON_RESUME, "train.compile", "train.seed"):
-            continue
-        if dotted == "distill.cache":  # may lie elsewhere, too
-            value = True
-        if dotted == "distill.teachers":
-            value = [_basename(text) for text in value]
-        changed[dotted] = _basename(value) if dotted == "model.init_from" else value
+    usual = _binding(Config())
+    changed = {dotted: value for dotted, value in _binding(config).items() if value != usual[dotted]}
+    for dotted in ("train.compile", "train.seed"):
+        changed.pop(dotted, None)
     return digest(json.dumps(changed, sort_keys=True))
+
+
+def _binding(config: Config) -> RawConfig:
+    """What a resumed run may not change, by its dotted name.
+
+    Teachers, and weights that were started from, count by their names, wherever they lie. A cache may lie elsewhere,
+    but answers that are stored are rounded: a run goes on with a cache, or without, as it began.
+    """
+    values = {dotted: _leaf(config, dotted) for dotted in fields() if dotted not in FREE_ON_RESUME}
+    start = config.model.init_from
+    return values | {
+        "model.init_from": start and _basename(start),
+        "data.crop_pct": config.data.crop,
+        "distill.teachers": [_basename(text) for text in config.distill.teachers],
+        "distill.cache": config.distill.cache is not None,
+    }
+
+
+def _leaf(config: Config, dotted: str) -> Any:
+    section, name = dotted.split(".")
+    return _plain(getattr(getattr(config, section), name))
 
 
 def _basename(text: str) -> str:

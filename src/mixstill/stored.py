@@ -24,6 +24,7 @@ from mixstill.telling import tell
 from mixstill.texts import MOST_BYTES, parse_object
 
 _HUBS = ("hfds", "hfids", "tfds")  # a local folder of theirs may name addresses, too
+_TORCH = ("image_folder", "cifar10", "cifar100")  # others of torchvision unpack archives, or read by ways of their own
 _SCHEME = re.compile(r"[A-Za-z][\w+.-]*:(?!:)")  # `a.tar::b.tar` are two shards, `train[:9]` is a slice
 _READING = re.compile(r"^pretrained|^checkpoint_path$|^cache_dir$|^(file|url)$|_(file|url)$|^hf_|^class_path$")
 
@@ -31,6 +32,12 @@ _READING = re.compile(r"^pretrained|^checkpoint_path$|^cache_dir$|^(file|url)$|_
 def _remote(value: str) -> bool:
     """Whether it is an address, or a command, where a path is expected: a colon before the first slash."""
     return ":" in value.partition("/")[0]
+
+
+def _reaching(dataset: str) -> bool:
+    """Whether a data set asks a hub, or does more than read files."""
+    scheme, _, name = dataset.partition("/")
+    return scheme in _HUBS or (scheme == "torch" and name.lower() not in _TORCH)
 
 
 def _astray(value: str) -> bool:
@@ -82,14 +89,14 @@ RULES: dict[str, Rule] = {
     "model.name": Rule(lambda value: ":" in value, "which is not in the registry of timm", "--model NAME"),
     "model.pretrained": Rule(bool, "which fetches weights", "--pretrained true"),
     "model.init_from": Rule(_remote, "which is no path on this machine", "--init-from RUN"),
-    "data.dataset": Rule(lambda value: value.partition("/")[0] in _HUBS, "which asks a hub", _DATASET),
+    "data.dataset": Rule(_reaching, "which asks a hub, or unpacks what it finds", _DATASET),
     "data.data_dir": Rule(_remote, "which is no path on this machine", _DATASET),
     "data.train_split": Rule(_astray, "which leaves the data set's folder", "--train-split SPLIT"),
     "data.test_split": Rule(_astray, "which leaves the data set's folder", "--val-split SPLIT"),
     "data.input_key": Rule(_SCHEME.search, "which is no name of a column", "--input-key NAME"),
     "data.target_key": Rule(_SCHEME.search, "which is no name of a column", "--target-key NAME"),
     "data.download": Rule(bool, "which fetches the data", "--data.download true"),
-    "distill.cache": Rule(bool, "which is written to", "--cache DIR, or --cache none"),
+    "distill.cache": Rule(bool, "which is written to", "--cache DIR"),
     "train.tracker": Rule(bool, "which starts another program", "--tracker NAME, or --tracker none"),
 }
 _TEACHERS, _ARGUMENTS = "distill.teachers", "model.kwargs"
@@ -119,54 +126,72 @@ class Stored:
         """
         if self.own:
             return
-        told = []
+        told, faults = [], list[str]()
         for name, value in _named(self.config).items():
             section, _, leaf = name.partition(".")
             over = (said or {}).get(section, {})
             if name not in names or not value or (leaf in over and name != _ARGUMENTS):
                 continue
             if name == _ARGUMENTS:
-                self._check_arguments({key: what for key, what in value.items() if key not in over.get(leaf, {})})
+                faults += _of_arguments({key: what for key, what in value.items() if key not in over.get(leaf, {})})
             elif name == _TEACHERS:
-                self._check_teachers(value)
+                faults += _of_teachers(value)
                 told += [(_place_of(teacher), "a teacher", "--teachers") for teacher in value]
             elif RULES[name].refuses(value):
-                raise self._refused(name, value, RULES[name].does, f"say it yourself by {RULES[name].option}")
+                faults.append(_refused(name, value, RULES[name].does, f"say it yourself by {RULES[name].option}"))
             elif name in _PATHS:
                 told.append((value, "data" if name == "data.data_dir" else "weights", _PATHS[name]))
+        if faults:
+            raise UserError(f"{self.file}: its config says {'; and '.join(faults)}")
         for path, what, option in told:
             if _outside(path) and os.environ.get("RANK", "0") == "0":
                 tell(f"mixstill: {what} from {path!r}, as {self.file} says; {option} names another")
 
     def check_links(self, folder: Path) -> None:
-        """Raises `UserError` for a link by which what is written into `folder` would land elsewhere."""
+        """Raises `UserError` for a link by which what is written into `folder` would land elsewhere.
+
+        One's own run may hold links, where it was begun or gone on with before: not a folder of the same config.
+        """
+        if typed.known(_place(self.config, folder)):
+            return
         root = folder.resolve()
-        for path in folder.rglob("*"):
-            if not path.is_symlink() or self.own:
-                continue
+        for path in filter(Path.is_symlink, folder.rglob("*")):
             goal = _real(str(path))
             if goal is None or not goal.is_relative_to(root):
-                shown = str(path.readlink())
-                raise UserError(f"resume: {str(path)!r} is a link to {shown!r}; put what it names in its place")
-
-    def _check_arguments(self, arguments: Mapping[str, Any]) -> None:
-        for name, value in _dangerous(arguments):
-            remedy = f"only --model.kwargs.{name} of mixstill train may say it"
-            raise self._refused(f"{_ARGUMENTS}.{name}", value, "which is no plain argument of a model", remedy)
-
-    def _check_teachers(self, teachers: Collection[str]) -> None:
-        for teacher in teachers:
-            if _foreign(teacher):
-                remedy = "say it yourself by --teachers SOURCE@PLACE, or --teachers none"
-                raise self._refused(_TEACHERS, teacher, "which is no path on this machine", remedy)
-
-    def _refused(self, name: str, value: Any, does: str, remedy: str) -> UserError:
-        return UserError(f"{self.file}: its config says {name}: {shown(value, 120)}, {does}; {remedy}")
+                to = str(path.readlink())
+                raise UserError(f"resume: {str(path)!r} is a link to {to!r}; put what it names in its place")
 
 
-def remember(config: Config) -> None:
-    """Note that this user named what `config` names, so that his own run may say it when it is read again."""
+def _of_arguments(arguments: Mapping[str, Any]) -> list[str]:
+    does = "which is no plain argument of a model"
+    return [
+        _refused(f"{_ARGUMENTS}.{name}", value, does, f"only --model.kwargs.{name} of mixstill train may say it")
+        for name, value in _dangerous(arguments)
+    ]
+
+
+def _of_teachers(teachers: Collection[str]) -> list[str]:
+    does, remedy = "which is no path on this machine", "say it yourself by --teachers SOURCE@PLACE"
+    return [_refused(_TEACHERS, teacher, does, remedy) for teacher in teachers if _foreign(teacher)]
+
+
+def _refused(name: str, value: Any, does: str, remedy: str) -> str:
+    return f"{name}: {shown(value, 120)}, {does}; {remedy}"
+
+
+def remember(config: Config, folder: Path | None = None) -> None:
+    """Note that this user named what `config` names, so that his own run may say it when it is read again.
+
+    And that he trains it in `folder`, where that is given.
+    """
     typed.remember(_named(config))
+    if folder is not None:
+        typed.remember(_place(config, folder))
+
+
+def _place(config: Config, folder: Path) -> dict[str, Any]:
+    """What `config` names, with the folder of its run."""
+    return _named(config) | {"folder": str(folder.resolve())}
 
 
 def _named(config: Config) -> dict[str, Any]:

@@ -112,6 +112,19 @@ def teachers_of_run(config: Config, saved: Config) -> Config:
     return replace(config, distill=replace(config.distill, teachers=saved.distill.teachers)) if same else config
 
 
+def found_again(saved: Config, run: Path) -> Config:
+    """`saved`, of a run that was moved, with the teachers that were trained in it and were moved with it."""
+
+    def found(text: str) -> str:
+        placement = Placement.parse(text)
+        moved = run / "teachers" / Path(placement.teacher).name
+        lost = Path(placement.teacher).is_absolute() and not Path(placement.teacher).exists()
+        return str(replace(placement, teacher=str(moved.resolve()))) if lost and moved.is_dir() else text
+
+    teachers = tuple(map(found, saved.distill.teachers))
+    return replace(saved, distill=replace(saved.distill, teachers=teachers))
+
+
 def _same(named: Placement, kept: Placement) -> bool:
     recipe = named.teacher in recipes.names() and Path(kept.teacher).name == named.teacher
     return named.place == kept.place and (recipe or _absolute(named.teacher) == kept.teacher)

@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 import yaml
 from yaml.constructor import ConstructorError
-from yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent
+from yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent, ScalarEvent
 
 MOST_BYTES = 1_000_000
 DEEPEST = 50
@@ -42,7 +42,7 @@ def _twice(node: Any) -> str:
 
 
 def parse_yaml(text: str | bytes) -> Any:
-    """The one document in a YAML text, of at most `MOST_BYTES`, nested at most `DEEPEST` times, without aliases."""
+    """The one document in a YAML text, of at most `MOST_BYTES`, at most `DEEPEST` deep; aliases stand for scalars."""
     if len(text) > MOST_BYTES:
         raise ValueError(f"it is larger than {MOST_BYTES:,} bytes")
     try:
@@ -56,10 +56,16 @@ def parse_yaml(text: str | bytes) -> Any:
 
 def _check_events(text: str | bytes) -> None:
     """Raises `ValueError` for what would grow while it is built; the events come one by one, and none is kept."""
-    depth = 0
+    depth, scalars = 0, set()
     for event in yaml.parse(text, Loader=_Loader):
-        if isinstance(event, AliasEvent):
-            raise ValueError(f"aliases, such as *{event.anchor}, are not read; write the value out")
+        if isinstance(event, ScalarEvent) and event.anchor:
+            scalars.add(event.anchor)
+        if isinstance(event, CollectionStartEvent):
+            scalars.discard(event.anchor)
+        if isinstance(event, AliasEvent) and event.anchor not in scalars:
+            raise ValueError(
+                f"aliases of mappings and lists, such as *{event.anchor}, are not read; write the value out"
+            )
         depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
         if depth > DEEPEST:
             raise ValueError(f"it is nested more than {DEEPEST} times")

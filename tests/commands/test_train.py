@@ -240,3 +240,13 @@ def test_what_a_run_cannot_start_from_is_one_line(refused, begun, tmp_path) -> N
     said = refused(*words, begun)
     assert said.startswith(f"model.init_from: source: the run '{begun}' is not finished; mixstill train --resume")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_that_was_moved_goes_on_with_the_teachers_that_moved_with_it(mixstill, shelf, tmp_path) -> None:
+    run, moved = tmp_path / "run", tmp_path / "elsewhere" / "moved"
+    assert mixstill("train", "digits", "--output", run, "--quiet", "--max-steps", 1).code == 0
+    moved.parent.mkdir()
+    run.rename(moved)
+    said = mixstill("train", "--resume", "--output", moved, "--quiet", "--max-steps", 2)
+    assert said.code == 0, said
+    assert f"{moved}/teachers/digits-teacher@last" in (moved / "config.yaml").read_text()

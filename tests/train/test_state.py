@@ -134,9 +134,19 @@ def test_other_files_in_its_place_are_told_in_one_line(build, tmp_path) -> None:
         build().state.restore(path)
 
 
+def test_a_checkpoint_by_other_teachers_does_not_fit(build, tmp_path) -> None:
+    state = build().state
+    state.teachers = "a b"
+    state.save(tmp_path / "last.pt")
+    state.restore(tmp_path / "last.pt")
+    state.teachers = "a c"
+    with pytest.raises(UserError, match=r"distill\.teachers: their weights are not those that the run began with"):
+        state.restore(tmp_path / "last.pt")
+
+
 def test_a_checkpoint_of_another_config_does_not_fit(build, tmp_path) -> None:
     path = tmp_path / "last.pt"
     build().state.save(path)
     for options in ({"train.ema_decay": 0.9}, {"model.kwargs": {"num_blocks": 1, "embed_dim": 8}}, {"optim.lr": 0.5}):
-        with pytest.raises(UserError, match=f"^checkpoint {path}: belongs to a run of another config "):
+        with pytest.raises(UserError, match=f"^checkpoint {path}: belongs to a run of another config; undo "):
             build(options).state.restore(path)

@@ -61,7 +61,7 @@ def _train(
 ) -> dict[str, Any]:
     from mixstill.distill.starting import resumed_config
     from mixstill.stored import ALL, TEACHERS, Stored
-    from mixstill.teaching import resolve_teachers, teachers_of_run
+    from mixstill.teaching import found_again, resolve_teachers, teachers_of_run
     from mixstill.train.device import command_settings
     from mixstill.train.run import CONFIG_FILE, check_output, saved_config, train
 
@@ -70,11 +70,13 @@ def _train(
             tell(f"mixstill: there is no run in {path} to go on with; a new one begins")
         resume = False
     if resume:
-        saved = saved_config(path)
+        begun = saved_config(path)
+        saved = found_again(begun, path)
         named = resumed_config(recipe, line.config, saved)
         config = teachers_of_run(named, saved)
         taken = ALL if recipe is None else TEACHERS if config != named else ()
-        Stored(path / CONFIG_FILE, saved).check(taken, line.config)
+        if not Stored(path / CONFIG_FILE, begun).own:
+            Stored(path / CONFIG_FILE, saved).check(taken, line.config)
     else:
         config = config_of(line, recipe)
         check_output(config, path, resume=False)

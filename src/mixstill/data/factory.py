@@ -14,7 +14,7 @@ from timm.data import create_dataset
 from torch import Tensor
 
 from mixstill.config import DataConfig
-from mixstill.data.images import Part, odd_label
+from mixstill.data.images import Part, odd_label, run_no_programs
 from mixstill.data.opening import secure_webdataset
 from mixstill.data.photos import Decoded, Encoded, Files, Photos
 from mixstill.errors import RunError, UserError, one_line
@@ -100,6 +100,7 @@ def create(config: DataConfig, part: Part, **options: Any) -> Any:
 
 def open_with_timm(config: DataConfig, name: str, root: str | None, **options: Any) -> Any:
     """What timm's factory makes of `name`; whatever it raises as one line."""
+    run_no_programs()
     try:
         with _quietly(name):
             return create_dataset(name, root=root, **options)

@@ -9,12 +9,13 @@ import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, TypeAlias, cast
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import EpsImagePlugin, Image, UnidentifiedImageError
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as pil
@@ -35,7 +36,9 @@ STATISTICS: dict[str, Normalisation] = {
 }
 
 # What a picture may be, whatever its name ends in. Of the others Pillow hands EPS to another program, Ghostscript.
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "PPM", "TIFF", "JPEG2000")
+# What a picture may be, whatever its name ends in; AVIF where Pillow knows it.
+FORMATS: tuple[str, ...] = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "PPM", "TIFF", "JPEG2000")
+FORMATS += ("AVIF",) if find_spec("PIL.AvifImagePlugin") else ()
 
 _DECODE_CHUNK = 64  # images per task of a thread: small ones cost less than a task's bookkeeping
 
@@ -123,10 +126,16 @@ def fit(image: Image.Image, size: int, crop_pct: float = 1.0) -> Image.Image:
     return cast(Image.Image, pil.center_crop(resized, [size]))
 
 
+def run_no_programs() -> None:
+    """Have Pillow hand no picture to another program, as EPS to Ghostscript, in the whole process."""
+    EpsImagePlugin.gs_binary = False
+
+
 def open_image(path: Path, size: int, crop_pct: float = 1.0) -> Tensor:
     """The image in a file as `fit` brings it: uint8 [3, size, size]. Raises `UserError` for one that cannot be read."""
     try:
         with open_regular(path) as file, Image.open(file, formats=FORMATS) as image:
             return torch.from_numpy(np.asarray(fit(image, size, crop_pct)).transpose(2, 0, 1).copy())
     except Exception as error:  # a broken file makes Pillow raise almost anything
-        raise UserError(f"image {str(path)!r} cannot be read: {one_line(error)}") from error
+        why = f"it is none of {', '.join(FORMATS)}" if isinstance(error, UnidentifiedImageError) else one_line(error)
+        raise UserError(f"image {str(path)!r} cannot be read: {why}") from error

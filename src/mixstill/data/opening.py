@@ -13,8 +13,6 @@ from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from PIL import EpsImagePlugin
-
 FETCHED = ("http", "https", "gs", "hf")  # webdataset calls curl or gsutil for them, without a shell
 
 
@@ -24,7 +22,6 @@ def secure_webdataset() -> None:
         return
     import webdataset
 
-    EpsImagePlugin.gs_binary = False  # timm's reader opens whatever Pillow knows, and for EPS that is Ghostscript
     webdataset.utils.enforce_security = True
     its: Any = sys.modules["webdataset.gopen"]
     if its.gopen is not _open:

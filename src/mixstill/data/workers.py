@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
+from mixstill.data.images import run_no_programs
 from mixstill.errors import DataError, RunError, one_line
 from mixstill.quiet import environment, no_warnings
 
@@ -115,6 +116,7 @@ def start_server(modules: Iterable[str] = ()) -> Any:
 
 def _begin(_: int) -> None:
     """In a worker: heed no signal but the training process's own SIGTERM, and end when that process has ended."""
+    run_no_programs()
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     threading.Thread(target=_watch, daemon=True).start()
 

@@ -12,6 +12,7 @@ from typing import Self, cast
 import torch
 from torch import Tensor, nn
 
+from mixstill.distill.cache import weights_digest
 from mixstill.distill.classifier import Classifier, Facts, load_classifier
 from mixstill.distill.naming import matched
 from mixstill.distill.placement import Placement
@@ -120,6 +121,10 @@ class Teachers(nn.Module):
             return None
         asked = self.members if which is None else [self.members[t] for t in which]
         return torch.stack([teacher(images) for teacher in asked])
+
+    def digest(self) -> str:
+        """The digests of all weights, by teacher."""
+        return " ".join(weights_digest(cast(Teacher, teacher).model) for teacher in self.members)
 
     def round_weights(self) -> None:
         """Keep every teacher's weights as bfloat16 autocast would round them."""

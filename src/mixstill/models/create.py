@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from mixstill.errors import UserError, one_line, root, unknown
-from mixstill.quiet import only_errors
+from mixstill.quiet import no_warnings, only_errors
 
 
 def create_backbone(
@@ -60,7 +60,7 @@ def _create(name: str, pretrained: bool, arguments: dict[str, Any], input_size: 
     overlay = None if input_size is None else {"input_size": (3, input_size, input_size)}
     try:
         # the hub's client warns of each of its retries, timm tells what it does not find; the error says it once
-        with only_errors("huggingface_hub"), only_errors("timm.models", logging.CRITICAL):
+        with only_errors("huggingface_hub"), only_errors("timm.models", logging.CRITICAL), no_warnings():
             return timm.create_model(name, pretrained=pretrained, pretrained_cfg_overlay=overlay, **arguments)
     except UserError:  # of mixstill's own backbones
         raise

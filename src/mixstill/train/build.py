@@ -129,7 +129,8 @@ def build(
     if config.train.sync_bn and processes.count > 1:
         student.backbone = cast(Any, nn.SyncBatchNorm).convert_sync_batchnorm(student.backbone)
     batches = Batches(data, config, size, processes)
-    state = State.start(config, student, f"{len(data)} images of {len(data.classes)} classes", batches.total)
+    about = f"{len(data)} images of {len(data.classes)} classes"
+    state = State.start(config, student, about, batches.total, teachers.digest())
     check_parts(batches, state)
     batches, stepper = make_stepper(config, device, facts, teachers, batches, begun)
     return Job(config, device, facts, splits, names, teachers, state, batches, stepper, started)

@@ -186,7 +186,7 @@ def _train(
         display.say(f"resumed at step {state.step} of {batches.total}")
     if processes.main:
         write_yaml(config, path / CONFIG_FILE)
-        remember(config)
+        remember(config, path)
     if not resume:
         checkpoints.save(state)  # so there is one wherever there are metrics
 

@@ -23,6 +23,7 @@ from mixstill.quiet import no_warnings
 from mixstill.schema import mathematics
 from mixstill.train.optim import build_optimizer
 
+_ABOUT = {"step", "total", "config", "seed", "data", "teachers"}
 _BEFORE = 2**32 - 1  # the epoch of what is drawn before the first one
 
 
@@ -37,6 +38,7 @@ class State:
     config: the checksum of what a resumed run may not change; the seed besides.
     data: tells what the run is trained on.
     total: its steps; None where that is not known.
+    teachers: the digests of their weights; None where they are not known.
     """
 
     student: Student
@@ -49,10 +51,18 @@ class State:
     step: int = 0
     data: str = ""
     total: int | None = None
+    teachers: str | None = None
 
     @classmethod
-    def start(cls, config: Config, student: Student, data: str = "", total: int | None = None) -> State:
-        """The state before the first step of `total` on the `data`. The student is on its device."""
+    def start(
+        cls,
+        config: Config,
+        student: Student,
+        data: str = "",
+        total: int | None = None,
+        teachers: str | None = None,
+    ) -> State:
+        """The state before the first step of `total` on the `data`, by the `teachers`. The student is on its device."""
         device = next(student.parameters()).device
         decay = config.train.ema_decay
         information = statistics_optimizer = None
@@ -73,6 +83,7 @@ class State:
             seed=config.train.seed,
             data=data,
             total=total,
+            teachers=teachers,
         )
 
     def parts(self) -> dict[str, Any]:
@@ -119,11 +130,12 @@ class State:
 
     def _about(self) -> dict[str, Any]:
         about = {"step": self.step, "total": self.total, "config": self.config, "seed": self.seed, "data": self.data}
+        about["teachers"] = self.teachers
         return {name: value for name, value in about.items() if value is not None}
 
     def _check_parts(self, saved: Mapping[str, Any]) -> None:
         """Raises `ValueError` unless just what has a state of its own is there, at a step of the run."""
-        held, wanted = saved.keys() - {"step", "total", "config", "seed", "data"}, self.parts().keys()
+        held, wanted = saved.keys() - _ABOUT, self.parts().keys()
         if held != wanted:
             text = f"lacks {', '.join(sorted(wanted - held)) or 'nothing'}"
             raise ValueError(
@@ -138,12 +150,18 @@ class State:
         data = saved["data"]
         if data != self.data:
             raise UserError(f"data.data_dir: the run began with {data}, but there are {self.data} now")
+        if None not in (self.teachers, saved.get("teachers")) and saved["teachers"] != self.teachers:
+            raise UserError(
+                "distill.teachers: their weights are not those that the run began with; name these by --teachers "
+                "SOURCE@PLACE, or begin anew with another --output"
+            )
         for name, what in (("seed", "seed"), ("config", "config"), ("total", "number of steps")):
             own = getattr(self, name)
             if None not in (own, saved.get(name)) and saved[name] != own:
+                told = f" ({saved[name]}, not {own})" * (name != "config")
                 raise UserError(
-                    f"checkpoint {path}: belongs to a run of another {what} ({saved[name]}, not {own}); put this run's "
-                    "own in its place"
+                    f"checkpoint {path}: belongs to a run of another {what}{told}; undo what was changed in the run's "
+                    "config.yaml, put this run's own checkpoint in its place, or begin anew with another --output"
                 )
 
 
