@@ -5,7 +5,7 @@ from typing import get_args
 
 import pytest
 
-from mixstill.checks import Interval, check_arguments
+from mixstill.checks import Interval, check_arguments, expansions
 from mixstill.config import Config, DistillConfig, ModelConfig, OptimConfig, TrainConfig, ViewsConfig
 from mixstill.errors import UserError
 from mixstill.schema import Field, fields, from_dict
@@ -115,3 +115,18 @@ def test_an_interval_is_read_as_it_is_written(text, within, without) -> None:
     interval = Interval.parse(text)
     assert all(value in interval for value in within)
     assert not any(value in interval for value in without)
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("a", 1),
+        ("{000..127}.tar", 128),
+        ("{a,b}-{0..9}", 20),
+        ("{9..0}", 10),
+        ("{0..9}{0..99999999}", 10**9),
+        ("{}", 1),
+    ],
+)
+def test_braces_are_counted_before_they_are_expanded(text, count) -> None:
+    assert expansions(text) == count

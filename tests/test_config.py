@@ -345,3 +345,14 @@ def test_teachers_are_the_same_by_name_wherever_they_lie() -> None:
     assert (differences(old, new), mathematics(old)) == ([], mathematics(new))
     other = from_dict({"distill": {"teachers": "/a/small@last"}})
     assert differences(old, other) == ["distill.teachers: ['/a/big@last'] -> ['/a/small@last']"]
+
+
+def test_a_number_is_no_yaml_with_aliases() -> None:
+    bomb = "[&a [0,0,0,0],&b [*a,*a,*a,*a],&c [*b,*b,*b,*b],&d [*c,*c,*c,*c]]"
+    with pytest.raises(UserError, match=r"views\.scale: .* is not valid; it must be 2 numbers"):
+        from_dict({"views": {"scale": bomb}})
+
+
+def test_shards_are_bounded_before_they_are_listed() -> None:
+    with pytest.raises(UserError, match=r"data\.test_split: .* 1,000,000 shards at most"):
+        from_dict({"data": {"dataset": "wds/x", "test_split": "{0..99999999}.tar"}})

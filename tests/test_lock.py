@@ -84,3 +84,13 @@ def test_a_link_in_the_place_of_the_lock_is_not_followed(tmp_path) -> None:
     with pytest.raises(OSError, match=r"\.lock"), locked(tmp_path / "run"):
         pass
     assert other.read_text() == "precious"
+
+
+def test_a_file_of_two_names_is_no_lock(tmp_path) -> None:
+    other = tmp_path / "other"
+    other.write_text("precious")
+    (tmp_path / "run").mkdir()
+    os.link(other, tmp_path / "run" / ".lock")
+    with pytest.raises(UserError, match="is no file of its own"), locked(tmp_path / "run"):
+        pass
+    assert other.read_text() == "precious"

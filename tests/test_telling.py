@@ -62,3 +62,11 @@ def test_exit_codes_are_the_commands_own_where_streams_are_full_or_closed() -> N
     assert code("nonsense", "2>/dev/full") == 2
     assert code("recipes", ">/dev/full") == 1
     assert code("recipes", ">/dev/null 2>&-") == 0
+
+
+def test_what_a_terminal_would_obey_is_shown_as_an_escape(capsys) -> None:
+    telling.tell("a\x1b[2Jb \u202etxt.exe")
+    assert capsys.readouterr().err == "a\\x1b[2Jb \\u202etxt.exe\n"
+    assert telling.deceives("b\x1b[31m")
+    assert telling.deceives("a\nb")
+    assert not telling.deceives("Größe नि‍क")

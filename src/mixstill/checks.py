@@ -166,3 +166,14 @@ def _leaves(name: str, value: Any, depth: int) -> Iterator[tuple[str, Any]]:
 def _check_text(name: str, text: str) -> None:
     if "\0" in text or any("\ud800" <= character <= "\udfff" for character in text):
         raise _invalid(name, text, "text in UTF-8 without NUL")
+
+
+def expansions(text: str) -> int:
+    """How many names the braces of a shell in `text` stand for, as `{000..127}` for 128; an upper bound."""
+    count = 1
+    for inside in re.findall(r"\{([^{}]*)\}", text):
+        ends = re.fullmatch(r"(\d+)\.\.(\d+)(?:\.\.-?\d+)?", inside)
+        count *= abs(int(ends[2]) - int(ends[1])) + 1 if ends else inside.count(",") + 1
+        if count > 2**62:
+            break
+    return count

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
-from mixstill.checks import MOST_CLASSES, MOST_PIXELS, Interval, check_fields
+from mixstill.checks import MOST_CLASSES, MOST_PIXELS, Interval, check_fields, expansions
 from mixstill.errors import UserError, shown, unknown
 
 T = TypeVar("T")
@@ -71,6 +71,7 @@ class ModelConfig:
 
 SMALL = ("digits", "cifar10", "cifar100")  # data sets of small images, which are held in memory
 DATASETS = (*SMALL, "folder")
+_MOST_SHARDS = 1_000_000
 _COMMANDLESS = "a path or a name, such as --data-dir DIR; a command (pipe:) is never run"
 CROP_PCT, VAL_FRACTION = 0.875, 0.1
 SCHEMES = ("hfds", "hfids", "tfds", "torch", "wds")  # of timm's dataset factory
@@ -133,6 +134,7 @@ class DataConfig:
         for name in ("dataset", "data_dir", "train_split", "test_split", "input_key", "target_key"):
             value = getattr(self, name)
             _require("pipe:" not in (value or "").lower(), f"data.{name}", value, _COMMANDLESS)
+            _require(expansions(value or "") <= _MOST_SHARDS, f"data.{name}", value, f"{_MOST_SHARDS:,} shards at most")
         scheme, slash, rest = self.dataset.partition("/")
         if slash and scheme not in SCHEMES:
             raise unknown("data.dataset", self.dataset, [f"{name}/{rest}" for name in SCHEMES])

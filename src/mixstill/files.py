@@ -67,11 +67,11 @@ def _numbers(value: Any, name: str = "") -> Iterator[tuple[str, float]]:
 
 def sweep(folder: Path) -> None:
     """Remove the temporary files of killed processes from a folder, and from those in it. Only who holds it may."""
-    for place in (folder, *(each for each in folder.iterdir() if each.is_dir())):
+    for place in (folder, *(each for each in folder.iterdir() if each.is_dir() and not each.is_symlink())):
         with suppress(OSError):
             for file in place.glob(".*.partial"):
                 named = _PARTIAL.fullmatch(file.name)
-                if named is None or not alive(int(named[1])):
+                if named is not None and not alive(int(named[1])):
                     file.unlink(missing_ok=True)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -30,6 +31,9 @@ def locked(folder: Path) -> Iterator[int]:
     """
     descriptor = os.open(folder / FILE, os.O_RDWR | os.O_CREAT | _NO_LINK, 0o666)
     try:
+        about = os.fstat(descriptor)
+        if not stat.S_ISREG(about.st_mode) or about.st_nlink > 1:
+            raise UserError(f"output: {str(folder / FILE)!r} is no file of its own; take it away")
         if not _take(descriptor):
             raise UserError(f"output: {str(folder)!r} is being worked in by {_holder(folder)}")
         with suppress(OSError):  # a full disk; the name is only for the message
@@ -72,5 +76,5 @@ def _holder(folder: Path) -> str:
     except (OSError, ValueError):
         return "another process; wait for it"
     if ended:
-        return f"the last runs of process {process} on {host}, which was killed; wait for them"
+        return f"what process {process} on {host} started before it ended; wait for that"
     return f"process {process} on {host}; wait for it, or end it"

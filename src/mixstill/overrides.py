@@ -162,6 +162,8 @@ def _options(argv: Sequence[str], words: list[str]) -> list[tuple[str, list[str]
             options[-1][1].append(word)
         elif word.startswith("-") and len(word) > 1:
             raise UserError(f"option: unknown option {word!r}; options begin with two dashes")
+        elif not word:
+            raise UserError("option: an empty word stands before the options; leave it out")
         else:
             words.append(word)
     return options

@@ -143,6 +143,8 @@ def _checked(name: str, value: Any) -> Any:
     members = value if isinstance(value, list | tuple) else (value,)
     if leaf.number and any(isinstance(member, str) and len(member) > _LONGEST for member in members):
         raise UserError(f"{name}: {shown(value)} is not valid; it is too long for {kind_words(leaf.type)}")
+    if leaf.number and any(isinstance(member, str) and {"&", "*"} & {*member} for member in members):
+        raise UserError(f"{name}: {shown(value)} is not valid; it must be {kind_words(leaf.type)}")  # aliases multiply
     if name == "model.kwargs" and not isinstance(value, Mapping):
         raise UserError(f"{name}: expected a mapping of arguments, got {shown(value)}")
     if name == "distill.teachers":

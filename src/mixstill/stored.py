@@ -42,7 +42,9 @@ def _reaching(dataset: str) -> bool:
 
 def _astray(value: str) -> bool:
     """Whether the name of a split holds a scheme or leaves the folder of its data set."""
-    return _SCHEME.search(value) is not None or value.startswith(("/", "~")) or ".." in value.split("/")
+    plain = re.sub(r"\{\d+\.\.\d+\}", "0", value)  # other braces may expand to anything
+    astray = plain.startswith(("/", "~")) or ".." in plain.split("/") or "{" in plain
+    return astray or _SCHEME.search(plain) is not None
 
 
 def _dangerous(arguments: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -90,7 +92,7 @@ RULES: dict[str, Rule] = {
     "model.pretrained": Rule(bool, "which fetches weights", "--pretrained true"),
     "model.init_from": Rule(_remote, "which is no path on this machine", "--init-from RUN"),
     "data.dataset": Rule(_reaching, "which asks a hub, or unpacks what it finds", _DATASET),
-    "data.data_dir": Rule(_remote, "which is no path on this machine", _DATASET),
+    "data.data_dir": Rule(lambda value: _remote(value) or _real(value) is None, "which is no path here", _DATASET),
     "data.train_split": Rule(_astray, "which leaves the data set's folder", "--train-split SPLIT"),
     "data.test_split": Rule(_astray, "which leaves the data set's folder", "--val-split SPLIT"),
     "data.input_key": Rule(_SCHEME.search, "which is no name of a column", "--input-key NAME"),

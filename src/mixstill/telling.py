@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import IO, Any, cast
+
+# Controls but tab and line feed, and changes of direction.
+_OBEYED = re.compile("[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\\u202a-\\u202e\\u2066-\\u2069]")
 
 
 class _Lossy:
@@ -33,10 +37,20 @@ def lossy(stream: IO[str]) -> IO[str]:
     return cast(IO[str], _Lossy(stream))
 
 
+def plain(text: str) -> str:
+    """`text` with an escape in the place of each character that a terminal would obey rather than show."""
+    return _OBEYED.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def deceives(text: str) -> bool:
+    """Whether a terminal would obey a character of a name rather than show it."""
+    return plain(text) != text or "\n" in text or "\t" in text
+
+
 def tell(text: str) -> None:
     """One line on standard error."""
     if sys.stderr is not None:  # else it would be printed on standard output
-        print(text, file=lossy(sys.stderr), flush=True)
+        print(plain(text), file=lossy(sys.stderr), flush=True)
 
 
 @contextmanager

@@ -29,7 +29,7 @@ RULES: tuple[Rule, ...] = (
     (("data.data_dir", "data.download"), lambda c: c.data.dataset == "digits", _on_dataset),
     (("data.train_split", "data.test_split"), lambda c: "/" not in c.data.dataset, _on_dataset),
     (("data.input_key", "data.target_key"), lambda c: c.data.dataset in SMALL, _on_dataset),
-    (("data.num_classes", "data.crop_pct"), lambda c: c.data.dataset in SMALL, _on_dataset),
+    (("data.num_classes", "data.crop_pct", "data.workers"), lambda c: c.data.dataset in SMALL, _on_dataset),
     (("data.num_samples",), lambda c: _scheme(c) not in ("hfids", "wds", "tfds"), _on_dataset),
     (("data.download",), lambda c: c.data.dataset == "folder", _on_dataset),
     (("views.pad",), lambda c: c.views.crop != "pad", lambda c: f"views.crop {c.views.crop}"),

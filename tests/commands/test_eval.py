@@ -346,3 +346,11 @@ def test_a_loss_that_is_not_finite_is_no_score(mixstill, finished, monkeypatch, 
     said = mixstill("eval", finished, *words)
     assert (said.code, said.out) == (1, "")
     assert said.err == "mixstill: evaluation: the loss of the average head is nan\n"
+
+
+def test_what_has_no_effect_on_a_split_is_refused(refused, finished) -> None:
+    said = refused("eval", finished, "--split", "test", "--val-fraction", "0.3")
+    assert said == "data.val_fraction: 0.3 has no effect on the split test"
+    said = refused("eval", finished, "--split", "val", "--data.samples_per_class", "3")
+    assert said == "data.samples_per_class: 3 has no effect on the split val"
+    assert refused("eval", finished, "--workers", "3") == "data.workers: 3 has no effect with the data set digits"

@@ -167,3 +167,8 @@ def test_weights_that_are_not_finite_are_refused(refused, insects, images) -> No
     write_weights(Path(insects), weights.state, weights.metadata)
     assert refused("predict", insects, images[0]).startswith(f"{insects}: its weights are not finite")
     assert refused("eval", insects, "--dataset", "digits").startswith(f"{insects}: its weights are not finite")
+
+
+def test_a_closed_standard_input_is_told(refused, finished, monkeypatch) -> None:
+    monkeypatch.setattr("sys.stdin", None)
+    assert refused("predict", finished, "-") == "predict: '-' takes paths on standard input, which is closed"

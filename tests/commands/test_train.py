@@ -250,3 +250,19 @@ def test_a_run_that_was_moved_goes_on_with_the_teachers_that_moved_with_it(mixst
     said = mixstill("train", "--resume", "--output", moved, "--quiet", "--max-steps", 2)
     assert said.code == 0, said
     assert f"{moved}/teachers/digits-teacher@last" in (moved / "config.yaml").read_text()
+
+
+def test_a_field_without_effect_is_refused_on_resume_too(mixstill, refused, tiny_recipe, tmp_path) -> None:
+    assert mixstill("train", tiny_recipe(), "--output", tmp_path / "run", "--quiet", "--max-steps", 1).code == 0
+    said = refused("train", "--resume", "--output", tmp_path / "run", "--data-dir", "/x")
+    assert said == "data.data_dir: '/x' has no effect with the data set digits"
+    assert refused("train", "") == "option: an empty word stands before the options; leave it out"
+
+
+@pytest.mark.parametrize("wrong", [{"top1": "x"}, {"loss": None}, {"complete": 1}])
+def test_a_summary_of_a_wrong_type_is_told(mixstill, refused, tiny_recipe, tmp_path, wrong) -> None:
+    assert mixstill("train", tiny_recipe(), "--output", tmp_path / "run", "--quiet", "--max-steps", 1).code == 0
+    file = tmp_path / "run" / "summary.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | wrong))
+    said = refused("train", "--resume", "--output", tmp_path / "run")
+    assert said.startswith(f"{file}: cannot be read: its {next(iter(wrong))} is no ")

@@ -326,3 +326,13 @@ def test_a_net_that_fails_is_a_failed_run(monkeypatch, tmp_path):
     monkeypatch.setattr(factory, "create_dataset", fail)
     with pytest.raises(RunError, match="'torch/cifar10' could not be fetched: no network"):
         splits("torch/cifar10", tmp_path, ["train"])
+
+
+def test_a_class_name_that_a_terminal_would_obey_is_told(tmp_path) -> None:
+    for part in ("train", "test"):
+        for name in ("a", "b\x1b[31m"):
+            (tmp_path / part / name).mkdir(parents=True)
+            Image.new("RGB", (9, 9)).save(tmp_path / part / name / "1.png")
+    config = DataConfig(dataset="folder", data_dir=str(tmp_path))
+    with pytest.raises(UserError, match=r"the class name 'b\\x1b\[31m' holds a character that a terminal would obey"):
+        load_split(config, "train", "cpu", 8)

@@ -78,6 +78,9 @@ def main(argv: list[str]) -> None:
     refuse_unused(config, line.config)
     data = config.data
     split = split or measured(data)[-1]
+    for name in () if split == "train" else ("samples_per_class", *(("val_fraction",) if split == "test" else ())):
+        if name in line.config.get("data", {}):
+            raise UserError(f"data.{name}: {getattr(data, name)!r} has no effect on the split {split}")
     facts = seen_as(classifier.facts, line.config.get("data", {}))
     device = pick_device(config.train.device)
     resident = load_split(data, split, device, facts.input_size)

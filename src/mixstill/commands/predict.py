@@ -12,7 +12,7 @@ from mixstill.errors import RunError, UserError
 from mixstill.files import to_json
 from mixstill.overrides import parse
 from mixstill.paths import path_of
-from mixstill.telling import tell
+from mixstill.telling import plain, tell
 
 USAGE = """usage: mixstill predict SOURCE IMAGE... [--top N] [--json] ...
 
@@ -80,7 +80,7 @@ def main(argv: list[str]) -> None:
             print(to_json({"image": image, "classes": classes, "probabilities": probabilities}))
         else:
             shown = "  ".join(f"{name} {share:.3f}" for name, share in zip(classes, probabilities, strict=True))
-            print(f"{image}: {shown}")
+            print(plain(f"{image}: {shown}"))
     if unread:
         raise UserError(f"predict: {len(unread)} of {answered + len(unread)} images cannot be read")
 
@@ -94,6 +94,8 @@ def paths(words: Iterable[str]) -> Iterator[str]:
 
     for word in words:
         path, found = path_of(word, "image"), False
+        if word == "-" and sys.stdin is None:
+            raise UserError("predict: '-' takes paths on standard input, which is closed")
         if word == "-":
             inside: Iterable[str] = (text for text in (line.rstrip("\r\n") for line in sys.stdin) if text)
         elif path.is_dir():

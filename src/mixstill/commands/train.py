@@ -73,6 +73,7 @@ def _train(
         begun = saved_config(path)
         saved = found_again(begun, path)
         named = resumed_config(recipe, line.config, saved)
+        refuse_unused(named, line.config)
         config = teachers_of_run(named, saved)
         taken = ALL if recipe is None else TEACHERS if config != named else ()
         if not Stored(path / CONFIG_FILE, begun).own:

@@ -17,8 +17,9 @@ from mixstill.config import DataConfig
 from mixstill.data.images import Part, odd_label, run_no_programs
 from mixstill.data.opening import secure_webdataset
 from mixstill.data.photos import Decoded, Encoded, Files, Photos
-from mixstill.errors import RunError, UserError, one_line
+from mixstill.errors import RunError, UserError, one_line, shown
 from mixstill.quiet import only_errors
+from mixstill.telling import deceives
 
 ITERABLE = ("hfids", "tfds", "wds")
 _PACKAGES = {"hfds": "datasets", "hfids": "datasets", "wds": "webdataset", "tfds": "tensorflow_datasets"}
@@ -163,6 +164,9 @@ def class_names(
     Raises `UserError` where none of them tells, or the config and the data set tell different counts.
     """
     names = tuple(sorted(known, key=known.__getitem__)) if isinstance(known, dict) else tuple(known or ())
+    odd = next(filter(deceives, names), None)
+    if odd is not None:
+        raise UserError(f"data: the class name {shown(odd)} holds a character that a terminal would obey; rename it")
     if names:
         if config.num_classes not in (None, len(names)):
             known_count = f"{len(names)} class{'es' if len(names) > 1 else ''}"

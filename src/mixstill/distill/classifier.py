@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -34,6 +33,7 @@ from mixstill.normalisation import IMAGENET
 from mixstill.paths import path_of
 from mixstill.schema import from_dict, to_dict, without_removed
 from mixstill.stored import BACKBONE, Stored, check_timm_folder
+from mixstill.telling import deceives
 from mixstill.texts import parse_object
 
 WEIGHTS_FILE = "weights.safetensors"
@@ -69,9 +69,9 @@ class Facts:
             return
         if not isinstance(self.classes, tuple) or not all(isinstance(name, str) for name in self.classes):
             raise ValueError(f"class names are not a list of texts: {shown(self.classes)}")
-        odd = next((name for name in self.classes if any(unicodedata.category(each) == "Cc" for each in name)), None)
+        odd = next(filter(deceives, self.classes), None)
         if odd is not None:
-            raise ValueError(f"class name {shown(odd)} holds a control character, which a terminal would obey")
+            raise ValueError(f"class name {shown(odd)} holds a control character")
         if len(self.classes) != self.num_classes:
             raise ValueError(f"{len(self.classes)} class names for {self.num_classes} classes")
 

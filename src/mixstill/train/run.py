@@ -56,6 +56,9 @@ def saved_summary(path: Path) -> dict[str, Any] | None:
         summary = parse_object(read_regular(file))
         if not {"complete", "top1", "top5", "loss"} <= summary.keys():
             raise ValueError("it is no summary of a run")
+        odd = next((name for name in ("top1", "top5", "loss") if type(summary[name]) not in (int, float)), None)
+        if odd is not None or type(summary["complete"]) is not bool:
+            raise ValueError(f"its {odd or 'complete'} is no {'number' if odd else 'true or false'}")
     except (OSError, ValueError) as error:
         raise UserError(f"{file}: cannot be read: {one_line(error)}") from error
     return summary
