@@ -222,7 +222,7 @@ def test_a_state_folder_that_cannot_be_written_to_is_no_matter(stored, tmp_path,
 
 def test_a_path_outside_this_folder_is_told(stored, tmp_path, capsys) -> None:
     (tmp_path / "teacher").mkdir()
-    with pytest.raises(UserError, match="'../photos', which is no path here"):
+    with pytest.raises(UserError, match=r"'\.\./photos', which is no path here"):
         stored({"data.dataset": "folder", "data.data_dir": "../photos"}).check(ALL)
     (tmp_path / "photos").mkdir()
     options = {"data.dataset": "folder", "data.data_dir": "../photos", "distill.teachers": [f"{tmp_path}/teacher@last"]}
