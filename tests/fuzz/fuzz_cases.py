@@ -171,7 +171,9 @@ def made_image(draw: random.Random, world: World, folder: Path) -> list[str]:
         sides = struct.pack(">II", *(draw.choice((0, 1, 2**16, 2**31 - 1, 2**32 - 1)) for _ in range(2)))
         path.write_bytes(whole[:16] + sides + whole[24:])
     elif kind == 2:
-        return ["predict", str(world.run), value(draw), "--json", "--device", "cpu"]
+        word = value(draw)
+        elsewhere = word.startswith((".", "/", "~")) or "*" in word  # folders that are not the test's own
+        return ["predict", str(world.run), str(path) if elsewhere else word, "--json", "--device", "cpu"]
     else:
         path.write_bytes(damaged(draw, world.image.read_bytes()))
     return ["predict", str(world.run), str(path), "--json", "--device", "cpu"]

@@ -179,7 +179,10 @@ def _fault(outcome: Outcome, out: str, told: list[str]) -> str:
         return f"exit code {code}"
     if "Traceback" in err:
         return "a traceback"
-    if code == 2 and outcome.argv and (not err.startswith("mixstill: ") or err.count("\n") != 1 or told):
+    lines = err.splitlines()
+    several = len(lines) > 1 and " images cannot be read" in lines[-1]  # a line each, of those that were asked for
+    ours = all(line.startswith("mixstill: ") for line in lines)
+    if code == 2 and outcome.argv and (not ours or (len(lines) != 1 and not several) or told):
         return f"not one line: {told}"
     if "--json" in outcome.argv and code == 0:
         return _json_fault(out)

@@ -90,24 +90,36 @@ def paths(words: Iterable[str]) -> Iterator[str]:
 
     Raises `UserError` for a folder without images, a pattern that nothing is like, and standard input without paths.
     """
-    from torchvision.datasets.folder import is_image_file
-
     for word in words:
         path, found = path_of(word, "image"), False
         if word == "-" and sys.stdin is None:
             raise UserError("predict: '-' takes paths on standard input, which is closed")
         if word == "-":
-            inside: Iterable[str] = (text for text in (line.rstrip("\r\n") for line in sys.stdin) if text)
-        elif path.is_dir():
-            files = sorted(path.rglob("*"))
-            shown = (file for file in files if not any(part.startswith(".") for part in file.relative_to(path).parts))
-            inside = (str(file) for file in shown if is_image_file(file.name) and file.is_file())
+            named: Iterable[str] = (text for text in (line.rstrip("\r\n") for line in sys.stdin) if text)
         elif has_magic(word) and not path.exists():
-            inside = sorted(glob(str(path), recursive=True))  # noqa: PTH207 (Path.glob takes no absolute pattern)
+            named = sorted(glob(str(path), recursive=True))  # noqa: PTH207 (Path.glob takes no absolute pattern)
         else:
-            inside = (word,)
-        for image in inside:
-            found = True
-            yield image
+            named = (str(path) if word.startswith("~") else word,)
+        for name in named:
+            for image in _inside(Path(name)) if _is_folder(name) else (name,):
+                found = True
+                yield image
         if not found:
             raise UserError(f"predict: {word!r} stands for no image{' on standard input' if word == '-' else ''}")
+
+
+def _is_folder(name: str) -> bool:
+    try:
+        return Path(name).is_dir()
+    except OSError:  # as of a name that is too long: it is told when it is opened
+        return False
+
+
+def _inside(folder: Path) -> Iterator[str]:
+    """The image files in a folder and in those in it, by name; what is hidden is left out."""
+    from torchvision.datasets.folder import is_image_file
+
+    for file in sorted(folder.rglob("*")):
+        hidden = any(part.startswith(".") for part in file.relative_to(folder).parts)
+        if not hidden and is_image_file(file.name) and file.is_file():
+            yield str(file)

@@ -25,6 +25,7 @@ from mixstill.data.split import Corrupt
 from mixstill.errors import UserError, one_line
 from mixstill.normalisation import CIFAR10, CIFAR100, IMAGENET, Channels, Normalisation
 from mixstill.paths import open_regular
+from mixstill.quiet import no_warnings
 
 Part: TypeAlias = Literal["train", "test"]
 
@@ -114,7 +115,8 @@ def odd_label(name: str, label: int, classes: int) -> str:
 
 def rgb(image: Image.Image) -> Image.Image:
     """Three channels of 8 bits as Pillow converts to them; the orientation that EXIF tells is not applied."""
-    return image if image.mode == "RGB" else image.convert("RGB")
+    with no_warnings():  # of a palette's transparency, which is left out all the same
+        return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def fit(image: Image.Image, size: int, crop_pct: float = 1.0) -> Image.Image:
