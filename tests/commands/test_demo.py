@@ -73,6 +73,7 @@ def test_one_seed_has_no_spread(mixstill, shelf, tmp_path) -> None:
     [
         (["--model", "mixer_digit"], "model: unknown value 'mixer_digit'; did you mean 'mixer_digits'?"),
         (["--teachers", "digits-teacher@9"], "distill.teachers: digits-teacher@9: the place is out of range; "),
+        (["--teachers", "nowhere.pt@last"], "distill.teachers: nowhere.pt: cannot be read: No such file"),
         (["--device", "gpu"], "train.device: unknown device 'gpu'; "),
         (["--lr", "0"], "optim.lr: 0.0 is not valid; it must be positive"),
     ],

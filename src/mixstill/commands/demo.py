@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,7 @@ def main(argv: list[str]) -> None:
     from mixstill.spread import spread
     from mixstill.train.device import command_settings, machine, pick_device
 
+    _check(config, output)
     rows: dict[str, list[float]] = {}
     for seed in seeds:
         with command_settings(config.train):
@@ -70,6 +72,16 @@ def main(argv: list[str]) -> None:
         return
     with showing():
         _print(result, output)
+
+
+def _check(config: Config, output: Path) -> None:
+    """Raises `UserError` for whatever the students could not be trained for, before the first of many runs."""
+    from mixstill.teaching import teachers_as_they_stand
+    from mixstill.train.build import build
+
+    config = replace(config, distill=replace(config.distill, cache=None))
+    with tempfile.TemporaryDirectory() as folder:
+        build(teachers_as_they_stand(config, output / "seed0" / "std", Path(folder))[0])
 
 
 def _one_seed(config: Config, folder: Path, seed: int) -> dict[str, float]:
