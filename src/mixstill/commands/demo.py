@@ -77,8 +77,9 @@ def main(argv: list[str]) -> None:
 def _check(config: Config, output: Path) -> None:
     """Raises `UserError` for whatever the students could not be trained for, before the first of many runs."""
     from mixstill.teaching import teachers_as_they_stand
-    from mixstill.train.build import build
+    from mixstill.train.build import build, check_config
 
+    check_config(config)  # by the names that were given
     config = replace(config, distill=replace(config.distill, cache=None))
     with tempfile.TemporaryDirectory() as folder:
         build(teachers_as_they_stand(config, output / "seed0" / "std", Path(folder))[0])
